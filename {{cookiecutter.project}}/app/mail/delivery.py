@@ -1,0 +1,88 @@
+"""What happens to a mail: it is handled, its replies go out and its states are kept; or nothing happened.
+
+The order is handle, send, commit, and only then 250.
+"""
+
+import email
+import logging
+from email.utils import parseaddr
+
+from salmon.mail import MailRequest
+from salmon.routing import Router
+from salmon.server import SMTPError
+
+from app.mail.manners import is_from_machine, reply_limit
+from app.model.mail_states import MailStates
+from config import settings
+
+LOG = logging.getLogger(__name__)
+
+
+class Unhandled:
+    """Stands in `Router.UNDELIVERABLE_QUEUE`. Nothing piles up there: the mail is marked and refused."""
+
+    def push(self, message):
+        message.unhandled = True
+
+
+def is_routed(address):
+    """Tell whether any handler takes mail for `address`."""
+    return any(True for _ in Router.match(parseaddr(address.lower())[1]))
+
+
+def deliver(peer, sender, recipient, data):
+    """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
+
+    `sender` is the envelope sender, empty for the null sender. Whatever is raised, nothing has
+    changed and nothing was sent: `salmon.server.SMTPError` with the code for the client, 550 for
+    an address without a handler; anything else is a fault of a handler and wants a 451.
+    """
+    message = _read(peer, sender, recipient, data)
+    if not is_routed(message.To):
+        raise SMTPError(550, "5.1.1 There is no such address here")
+    machine = is_from_machine(message)
+    stateless = machine or reply_limit.is_reached(message.From)
+    with _states().conversation(message.From, stateless):
+        with settings.relay.held() as replies:
+            Router.deliver(message)
+            if message.unhandled and not stateless:
+                raise SMTPError(451, "4.3.0 No handler fits the state of the sender")
+        reply_limit.count(replies)
+    LOG.info(
+        "%s mail from %r to %r, Message-ID %s, replies: %d",
+        "ignored" if message.unhandled else "handled",
+        message.From,
+        message.To,
+        message_id(data),
+        len(replies),
+    )
+    if message.unhandled:
+        LOG.info("not answered: %s", "it comes from a machine" if machine else "replies_per_hour is reached")
+
+
+def message_id(data):
+    """Return the Message-ID of a mail's octets for the log; never raise, whatever they are."""
+    try:
+        return ascii(str(email.message_from_bytes(data[:65536]).get("Message-ID", "none")))[:300]
+    except Exception:
+        return "unreadable"
+
+
+def _read(peer, sender, recipient, data):
+    try:
+        # Salmon takes the From header where there is no sender, and a broken one raises.
+        message = MailRequest(peer, sender or "mailer-daemon", recipient, data)
+    except Exception as error:
+        LOG.exception("unreadable mail from %r to %r", sender, recipient)
+        raise SMTPError(554, "5.6.0 The message cannot be read") from error
+    if not sender:
+        message.From = ""
+    message.unhandled = False
+    return message
+
+
+def _states():
+    # A storage that was attached bare, as Salmon's documentation shows, keeps the promises as well.
+    if not isinstance(Router.STATE_STORE, MailStates):
+        Router.STATE_STORE = MailStates(Router.STATE_STORE)
+    return Router.STATE_STORE

@@ -1,0 +1,70 @@
+"""Whom we do not answer: machines, and anybody too often."""
+
+import time
+from collections import defaultdict, deque
+
+from config import settings
+
+HOUR = 3600
+
+
+def header(message, name):
+    """Return a header of a `salmon.mail.MailRequest` as it came, empty when there is none.
+
+    Salmon decodes headers when they are read, and a broken one raises.
+    """
+    return str(message.base.mime_part.get(name, ""))
+
+
+def is_from_machine(message):
+    """Tell whether a mail came from a program: answers to it help nobody, and can go on for ever.
+
+    That is a null sender, `Auto-Submitted` other than `no` (RFC 3834, sections 2 and 5),
+    any `List-` header (RFC 2369, RFC 2919), or `Precedence: bulk`, `list` or `junk`.
+    """
+    local_part = (message.From or "").partition("@")[0]
+    auto_submitted = header(message, "Auto-Submitted").partition(";")[0].partition("(")[0]
+    return (
+        local_part in ("", "mailer-daemon")
+        or auto_submitted.strip().lower() not in ("", "no")
+        or header(message, "Precedence").strip().lower() in ("bulk", "list", "junk")
+        or any(name.lower().startswith("list-") for name in message.base.mime_part.keys())
+    )
+
+
+class ReplyLimit:
+    """Counts the replies to each address within the last hour, in this worker's memory."""
+
+    def __init__(self, clock=time.monotonic):
+        self.clock = clock
+        self._sent = defaultdict(deque)
+        self._next_sweep = clock() + HOUR
+
+    def is_reached(self, address):
+        """Tell whether `address` has had `settings.replies_per_hour` replies in the last hour."""
+        return len(self._recent(address)) >= settings.replies_per_hour
+
+    def count(self, replies):
+        """Count `replies`, the envelopes that were sent."""
+        for reply in replies:
+            for recipient in reply.recipients:
+                self._sent[recipient].append(self.clock())
+        if self.clock() > self._next_sweep:
+            self._next_sweep = self.clock() + HOUR
+            for address in list(self._sent):
+                self._recent(address)
+
+    def clear(self):
+        """Forget all that was counted."""
+        self._sent.clear()
+
+    def _recent(self, address):
+        sent = self._sent.get(address, ())
+        while sent and sent[0] <= self.clock() - HOUR:
+            sent.popleft()
+        if not sent:
+            self._sent.pop(address, None)
+        return sent
+
+
+reply_limit = ReplyLimit()

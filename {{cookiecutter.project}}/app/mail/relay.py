@@ -1,0 +1,184 @@
+"""How mail goes out: through one relay, over one connection for as long as that lives.
+
+What a handler sends is held until its mail has been handled, the twin of what
+`app.model.mail_states` does with the states.
+"""
+
+import re
+import select
+import smtplib
+import ssl
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.policy import SMTP
+from email.utils import getaddresses
+
+from salmon import server
+from salmon.server import SMTPError
+
+TIMEOUT = 30  # seconds, for each answer of the relay
+LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A mail on its way out: envelope sender, recipients, and the message in octets."""
+
+    sender: str
+    recipients: tuple
+    data: bytes
+
+
+class Relay(server.Relay):
+    """`salmon.server.Relay` with a timeout, a kept connection, and replies that wait for their mail.
+
+    `username` and `password` log in; `starttls` asks for TLS and checks the certificate.
+    """
+
+    def __init__(self, host, port, username="", password="", starttls=False, timeout=TIMEOUT):
+        super().__init__(host, port, username, password, starttls=starttls)
+        self.timeout = timeout
+        self._connection = None
+        self._one_mail = threading.RLock()
+        self._here = threading.local()
+
+    @contextmanager
+    def held(self):
+        """Hold what is delivered within the block; send it at the end or, on an exception, never.
+
+        Yields the list of `Envelope`s. Raises `salmon.server.SMTPError` when the relay fails.
+        """
+        self._here.held = held = []
+        try:
+            yield held
+        finally:
+            self._here.held = None
+        for envelope in held:
+            self.send_now(envelope)
+
+    def deliver(self, message, To=None, From=None):
+        """Send a message, or hold it where mail is being handled; arguments as in Salmon.
+
+        `From` is the envelope sender, `<>` for the null sender. Raises
+        `salmon.server.SMTPError`, 451 when sending again may help and 550 when not.
+        """
+        recipients = To or getattr(message, "To", None) or message["To"]
+        sender = From or getattr(message, "From", None) or message["From"]
+        envelope = Envelope(_addresses(sender)[0], _addresses(recipients), _octets(message))
+        held = getattr(self._here, "held", None)
+        if held is None:
+            self.send_now(envelope)
+        else:
+            held.append(envelope)
+
+    def configure_relay(self, hostname):
+        """Return a new connection to the relay, encrypted and logged in as the settings ask."""
+        connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
+        try:
+            if self.starttls:
+                connection.starttls(context=ssl.create_default_context())
+            if self.username:
+                connection.login(self.username, self.password)
+            connection.ehlo_or_helo_if_needed()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def send_now(self, envelope):
+        """Send one `Envelope`; raise `salmon.server.SMTPError` 451 or 550 when the relay does not take it."""
+        with self._one_mail:
+            try:
+                connection = self._connected()
+            except (OSError, smtplib.SMTPException) as error:
+                raise SMTPError(451, "4.4.1 The relay is not available") from error
+            try:
+                _transmit(connection, envelope)
+            except smtplib.SMTPResponseException as error:
+                self._forget()
+                if error.smtp_code >= 500 and error.smtp_code not in LOGIN_WANTED:
+                    raise SMTPError(550, "5.7.1 The relay refused the reply") from error
+                raise SMTPError(451, "4.4.0 The relay deferred the reply") from error
+            except (OSError, smtplib.SMTPException) as error:
+                self._forget()
+                raise SMTPError(451, "4.4.2 The relay went away") from error
+
+    def close(self):
+        """Say goodbye to the relay."""
+        with self._one_mail:
+            if self._connection is not None and not _has_spoken(self._connection):
+                try:
+                    self._connection.quit()
+                except (OSError, smtplib.SMTPException):
+                    pass
+            self._forget()
+
+    def _connected(self):
+        if self._connection is not None and _has_spoken(self._connection):
+            self._forget()
+        if self._connection is None:
+            self._connection = self.configure_relay(self.hostname)
+        return self._connection
+
+    def _forget(self):
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+class Outbox(Relay):
+    """Keeps what would be sent, for tests and for trying things out: a list of `Envelope`s."""
+
+    def __init__(self):
+        super().__init__("nowhere", 25)
+        self.sent = []
+
+    def send_now(self, envelope):
+        self.sent.append(envelope)
+
+
+def _transmit(connection, envelope):
+    options = []
+    if connection.has_extn("size"):
+        options.append(f"size={len(envelope.data)}")
+    if connection.has_extn("8bitmime") and not envelope.data.isascii():
+        options.append("BODY=8BITMIME")
+    _expect(250, connection.mail(envelope.sender, options))
+    for recipient in envelope.recipients:
+        _expect(250, connection.rcpt(recipient))
+    _expect(250, connection.data(envelope.data))
+
+
+def _expect(wanted, answer):
+    code, text = answer
+    if code != wanted and code != 251:  # 251: will forward, RFC 5321, section 4.2.3
+        raise smtplib.SMTPResponseException(code, text)
+
+
+def _has_spoken(connection):
+    """Tell whether the relay said something between two mails; that can only be goodbye."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
+
+
+def _addresses(value):
+    """Return the bare addresses in a header's text or a list of such texts."""
+    if value == "<>":
+        return ("<>",)
+    texts = [value] if isinstance(value, str) else list(value)
+    return tuple(address for _, address in getaddresses(texts) if address)
+
+
+def _octets(message):
+    """Return the message with CRLF line ends; one that came in (`MailRequest`) exactly as it came."""
+    if hasattr(message, "Data"):
+        data = message.Data
+    elif hasattr(message, "as_bytes"):
+        data = message.as_bytes(policy=SMTP.clone(cte_type="7bit"))
+    else:
+        data = str(message)
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogateescape")
+    return re.sub(rb"\r\n|\r|\n", b"\r\n", data)

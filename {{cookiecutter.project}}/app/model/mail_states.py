@@ -1,0 +1,91 @@
+"""One mail, all or nothing: what it changes is kept together when it ended well, or not at all."""
+
+import threading
+from contextlib import contextmanager
+
+from salmon.routing import StateStorage
+
+
+class MailStates(StateStorage):
+    """Stands between the Router and the storage that remembers.
+
+    Inside `with conversation(sender):` the states that are read are remembered, and those that
+    are set are held back until the block ends. Outside of it every call goes straight through.
+    """
+
+    def __init__(self, storage):
+        self.storage = storage
+        self._here = threading.local()
+        self._one_mail = threading.RLock()
+
+    def __repr__(self):
+        return f"<{type(self).__name__} in {self.storage!r}>"
+
+    @contextmanager
+    def conversation(self, sender, stateless=False):
+        """Wait for the turn of `sender`, run the block, and keep what it changed; on an exception, nothing.
+
+        With `stateless` the sender is in no state at all, so that only stateless handlers match.
+        Raises `salmon.server.SMTPError` 451 when the turn does not come or the storage fails.
+        """
+        with self._turn(sender):
+            mail = self._here.mail = _Mail(sender if stateless else _nobody)
+            try:
+                yield
+            finally:
+                self._here.mail = None
+            self._keep(mail.changes())
+
+    def get(self, key, sender):
+        mail = self._mail()
+        if mail is None:
+            return self.storage.get(key, sender)
+        if sender == mail.in_no_state:
+            return None
+        if (key, sender) not in mail.read:
+            mail.read[key, sender] = self.storage.get(key, sender)
+        return mail.set.get((key, sender), mail.read[key, sender])
+
+    def set(self, key, sender, state):
+        mail = self._mail()
+        if mail is None:
+            self.storage.set(key, sender, state)
+        else:
+            mail.set[key, sender] = state
+
+    def clear(self):
+        self.storage.clear()
+
+    def __iter__(self):
+        return iter(self.storage)
+
+    def _mail(self):
+        return getattr(self._here, "mail", None)
+
+    def _turn(self, sender):
+        # Salmon's own storages know no turns; they serve one process, which takes a mail at a time.
+        if hasattr(self.storage, "conversation"):
+            return self.storage.conversation(sender)
+        return self._one_mail
+
+    def _keep(self, rows):
+        if hasattr(self.storage, "set_all"):
+            self.storage.set_all(rows)
+        else:
+            for row in rows:
+                self.storage.set(*row)
+
+
+class _Mail:
+    """What one mail has read and set, each by `(key, sender)`."""
+
+    def __init__(self, in_no_state):
+        self.in_no_state = in_no_state
+        self.read = {}
+        self.set = {}
+
+    def changes(self):
+        return [(*cell, state) for cell, state in self.set.items() if state != self.read.get(cell)]
+
+
+_nobody = object()

@@ -1,0 +1,62 @@
+"""Tokens for confirmation addresses: signed, not stored, so every worker knows them at once.
+
+A token is the hour it expires (6 hexadecimal digits) and the beginning of an HMAC-SHA256 of that
+hour, the list and the sender (20 digits, 80 bits). Lower-case digits, because Salmon lower-cases
+addresses; few of them, because a local part has 64 octets (RFC 5321, section 4.5.3.1.1).
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+import time
+from pathlib import Path
+
+from config import settings
+
+HOURS = 72
+
+
+def make(list_name, sender, now=None):
+    """Return the token with which `sender` joins `list_name`; `now` is in seconds since the epoch."""
+    expiry = int((time.time() if now is None else now) // 3600) + HOURS
+    return _token(expiry, list_name, sender)
+
+
+def is_valid(token, list_name, sender, now=None):
+    """Tell whether `token` was made for this list and this sender, and has not expired."""
+    try:
+        expiry = int(token[:6], 16)
+    except ValueError:
+        return False
+    genuine = _token(expiry, list_name, sender).encode()
+    now = time.time() if now is None else now
+    return hmac.compare_digest(token.encode("utf-8", "replace"), genuine) and now < expiry * 3600
+
+
+def stored_key(path):
+    """Return the signing key in the file `path`, made there for its owner only at the first call."""
+    path = Path(path)
+    if not path.exists():
+        _make_key(path)
+    return path.read_text("ascii").strip()
+
+
+def _token(expiry, list_name, sender):
+    text = repr((expiry, list_name, sender)).encode("utf-8", "surrogatepass")
+    signature = hmac.new(settings.secret_key.encode(), text, hashlib.sha256).hexdigest()
+    return f"{expiry:06x}{signature[:20]}"
+
+
+def _make_key(path):
+    """Make the key whole before it has its name, and never twice: several workers may start at once."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # is made 0600
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            pass

@@ -1,0 +1,11 @@
+"""The configuration of the application; Salmon imports `config.settings` first, then `config.boot`."""
+
+import os
+from pathlib import Path
+
+# Before the first file is made: Salmon's daemon has a umask of 0, so that logs, states and compiled
+# code would be open to every user of the machine. Python has made one folder already.
+os.umask(0o077)
+_compiled = Path(__file__).parent / "__pycache__"
+if _compiled.is_dir():
+    _compiled.chmod(0o700)

@@ -1,0 +1,58 @@
+"""What `salmon start` imports after `config.settings`: everything is put together here, once."""
+
+import atexit
+import logging.config
+from pathlib import Path
+
+from salmon.routing import Router
+
+from app.mail.receiver import open_receiver
+from app.mail.relay import Relay
+from app.model import state_storage, tokens
+from app.model.mail_states import MailStates
+from config import routes, settings
+from config.environment import needs
+
+# Folders: what is kept and what is logged is for our own user only.
+for folder in ("run", "logs"):
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder).chmod(0o700)
+
+# Logging: to stderr, which is the terminal, systemd's journal, or logs/salmon.err of the daemon.
+logging.config.dictConfig(
+    {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"level": "INFO", "handlers": ["stderr"]},
+    }
+)
+
+# Storage: which one is attached, and what signs the tokens.
+with needs("state_database", settings.state_database):
+    # % if cookiecutter.state_storage == "sqlite"
+    Router.STATE_STORE = MailStates(state_storage.SQLiteStorage(settings.state_database, protected=True))
+    # % elif cookiecutter.state_storage == "shelve"
+    Router.STATE_STORE = MailStates(state_storage.ShelveStorage(settings.state_database, protected=True))
+# % endif
+settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
+
+# Relay: where replies go.
+settings.relay = Relay(
+    settings.relay_host,
+    settings.relay_port,
+    settings.relay_username,
+    settings.relay_password,
+    settings.relay_starttls,
+)
+atexit.register(settings.relay.close)
+
+# Routes: a broken handler stops the start; nothing is answered without routes.
+routes.load()
+
+# Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.
+with needs("receiver_port", settings.receiver_port):
+    settings.receiver = open_receiver(
+        settings.receiver_protocol, settings.receiver_host, settings.receiver_port, settings.max_message_size
+    )

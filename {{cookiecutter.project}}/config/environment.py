@@ -1,0 +1,134 @@
+"""What each setting may be, and how the environment sets it."""
+
+import os
+import re
+import sys
+from contextlib import contextmanager
+
+HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
+IPV6 = re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*\Z", re.IGNORECASE)
+LIST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,14}[a-z0-9])?\Z")
+COMMANDS = re.compile(r".*-(?:subscribe|unsubscribe|confirm(?:-[a-z0-9]+)?)\Z")
+RESERVED = ("postmaster", "abuse", "mailer-daemon")
+
+
+def apply(settings):
+    """Check `settings`, a dictionary of names and values, and put what the environment says into it.
+
+    Ends the process with one line that names the variable when a value breaks its rule.
+    """
+    for name, (rule, explanation) in RULES.items():
+        value = os.environ.get(name.upper(), settings[name])
+        try:
+            settings[name] = rule(value)
+        except (ValueError, TypeError, AttributeError):
+            shown = "(not shown)" if name in SECRETS else repr(value)
+            refuse(name, shown, explanation)
+    if settings["postmaster"].partition("@")[2] == settings["mail_domain"]:
+        refuse(
+            "postmaster", repr(settings["postmaster"]), "must lie outside of MAIL_DOMAIN; for example root@localhost"
+        )
+
+
+def refuse(name, shown, explanation):
+    """End the process with one line about a setting, on stderr, with exit status 1."""
+    sys.exit(f"ERROR: {name.upper()} {shown} {explanation}")
+
+
+@contextmanager
+def needs(name, shown):
+    """End the process with one line that names the setting when the block fails for its value."""
+    try:
+        yield
+    except Exception as error:
+        refuse(name, repr(shown), f"cannot be used: {error.__cause__ or error}")
+
+
+def _text(value):
+    value.encode()
+    if not value.isprintable():
+        raise ValueError
+    return value
+
+
+def _filled(value):
+    if not value:
+        raise ValueError
+    return _text(value)
+
+
+def _host_name(value):
+    if not HOST.match(value):
+        raise ValueError
+    return value.lower()
+
+
+def _host(value):
+    return value if IPV6.match(value) else _host_name(value)
+
+
+def _address(value):
+    local_part, _, host = value.rpartition("@")
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local_part):
+        raise ValueError
+    return f"{local_part}@{_host_name(host)}"
+
+
+def _lists(value):
+    names = value.split(",") if isinstance(value, str) else value
+    names = [name.strip().lower() for name in names]
+    if not names or len(set(names)) < len(names):
+        raise ValueError
+    for name in names:
+        if not LIST.match(name) or COMMANDS.match(name) or name in RESERVED:
+            raise ValueError
+    return names
+
+
+def _one_of(*choices):
+    def rule(value):
+        if value not in choices:
+            raise ValueError
+        return value
+
+    return rule
+
+
+def _whole(least, most):
+    def rule(value):
+        number = int(value)
+        if isinstance(value, (bool, float)) or not least <= number <= most:
+            raise ValueError
+        return number
+
+    return rule
+
+
+def _yes_or_no(value):
+    return {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}[
+        str(value).lower()
+    ]
+
+
+SECRETS = ("relay_password", "secret_key")
+RULES = {
+    "mail_domain": (_host_name, "must be a host name; for example news.example.com"),
+    "lists": (
+        _lists,
+        "must be names of at most 16 letters, digits, dots, hyphens or underscores, not reserved"
+        " (postmaster, abuse) and not ending like a command (-subscribe); for example news,dev",
+    ),
+    "receiver_protocol": (_one_of("lmtp", "smtp"), "must be lmtp or smtp; for example lmtp"),
+    "receiver_host": (_host, "must be a host name or an IP address; for example 127.0.0.1"),
+    "receiver_port": (_whole(0, 65535), "must be a port, 0 to 65535; for example 8823"),
+    "max_message_size": (_whole(1024, 2**31 - 1), "must be octets, 1024 to 2147483647; for example 10485760"),
+    "relay_host": (_host, "must be a host name or an IP address; for example 127.0.0.1"),
+    "relay_port": (_whole(1, 65535), "must be a port, 1 to 65535; for example 25"),
+    "relay_username": (_text, "must be printable text; for example news"),
+    "relay_password": (_text, "must be printable text"),
+    "relay_starttls": (_yes_or_no, "must be yes or no; for example yes"),
+    "state_database": (_filled, "must say where the states are; for example {{ cookiecutter.__state_database }}"),
+    "secret_key": (_text, "must be printable text; for example what `openssl rand -hex 32` prints"),
+    "replies_per_hour": (_whole(1, 10**6), "must be a number from 1 to 1000000; for example 20"),
+    "postmaster": (_address, "must be an address; for example root@localhost"),
+}

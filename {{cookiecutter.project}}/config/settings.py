@@ -1,0 +1,41 @@
+"""Every choice in one place. An environment variable of the same name in capitals goes before it.
+
+`RECEIVER_PORT=8900 salmon start` works. A value that cannot be is refused at start; the rules
+are in `config/environment.py`.
+"""
+
+from config import environment
+
+# The one domain whose mail we take, and the lists in it; any other address is refused with 550.
+mail_domain = "{{ cookiecutter.mail_domain }}"
+lists = ["news"]
+
+# How mail comes in: "lmtp" from the mail server in front, or "smtp" when spoken to directly.
+receiver_protocol = "lmtp"
+receiver_host = "127.0.0.1"
+receiver_port = 8823
+max_message_size = 10 * 1024 * 1024  # octets
+
+# How mail goes out. `salmon log --no-daemon` listens on 8825 and shows it instead of sending it.
+relay_host = "127.0.0.1"
+relay_port = 8825
+relay_username = ""
+relay_password = ""  # a secret: set RELAY_PASSWORD instead
+relay_starttls = False
+
+# Where the states are kept.
+state_database = "{{ cookiecutter.__state_database }}"
+
+# What signs the tokens of confirmation addresses; empty: the key in run/secret_key, made at the
+# first start. Several machines must share one: set SECRET_KEY.
+secret_key = ""
+
+# How many replies an address gets in an hour, at most, and who reads the mail to postmaster@ and
+# abuse@: an address outside of `mail_domain`.
+replies_per_hour = 20
+postmaster = "{{ cookiecutter.__postmaster }}"
+
+# The modules that handle mail.
+handlers = ["app.handlers.subscription", "app.handlers.postmaster"]
+
+environment.apply(globals())

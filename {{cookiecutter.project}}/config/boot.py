@@ -36,7 +36,8 @@ with needs("state_database", settings.state_database):
     # % elif cookiecutter.state_storage == "shelve"
     Router.STATE_STORE = MailStates(state_storage.ShelveStorage(settings.state_database, protected=True))
 # % endif
-settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
+with needs("secret_key", "run/secret_key"):
+    settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
 
 # Relay: where replies go.
 settings.relay = Relay(

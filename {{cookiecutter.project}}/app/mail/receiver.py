@@ -13,7 +13,7 @@ from email.errors import HeaderParseError
 from email.utils import parseaddr
 
 from salmon import server
-from salmon.server import SMTPError, asyncore, lmtpd
+from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
 from app.mail import delivery
 
@@ -69,7 +69,7 @@ class _Channel:
         too_long, self._octets = self._octets > self._limit(), 0
         if self.get_terminator() == END_OF_MAIL:
             self._too_big = too_long
-            self._pass_on(self.unstuffed(data)[2:])
+            self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
         elif self.receiver.stopping:
             self.farewell()
         else:
@@ -101,7 +101,7 @@ class _Channel:
 
     def _limit(self):
         if self.get_terminator() == END_OF_MAIL:
-            return self.receiver.max_message_size + 2
+            return self.receiver.max_message_size
         return COMMAND_OCTETS
 
     def _pass_on(self, data):
@@ -154,7 +154,7 @@ class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
         return data.replace(b"\r\n.", b"\r\n")
 
 
-class _SMTPChannel(_Channel, server.SMTPChannel):
+class _SMTPChannel(_Channel, smtpd.SMTPChannel):
     def say(self, answer):
         self.push(answer)
 

@@ -36,11 +36,17 @@ def is_valid(token, list_name, sender, now=None):
 
 
 def stored_key(path):
-    """Return the signing key in the file `path`, made there for its owner only at the first call."""
+    """Return the signing key in the file `path`, made there for its owner only at the first call.
+
+    Raises `ValueError` when what the file holds is too short to be a key.
+    """
     path = Path(path)
     if not path.exists():
         _make_key(path)
-    return path.read_text("ascii").strip()
+    key = path.read_text("utf-8").strip()
+    if len(key) < 32:
+        raise ValueError(f"{path} holds no key of 32 characters or more")
+    return key
 
 
 def _token(expiry, list_name, sender):

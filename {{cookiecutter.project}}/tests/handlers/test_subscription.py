@@ -1,0 +1,92 @@
+"""The table of the states, mail by mail."""
+
+import time
+
+import pytest
+
+from app.handlers.subscription import CONFIRMING, START, SUBSCRIBED
+from app.model import tokens
+from config import settings
+from tests.conversation import assert_in_state, put_in_state, receive
+
+ALICE = "alice@people.example"
+BOB = "bob@people.example"
+
+RIGHT = "news-confirm-" + tokens.make("news", ALICE)
+FOREIGN = "news-confirm-" + tokens.make("news", BOB)
+OTHER_LIST = "news-confirm-" + tokens.make("dev", ALICE)
+EXPIRED = "news-confirm-" + tokens.make("news", ALICE, now=time.time() - (tokens.HOURS + 1) * 3600)
+FORGED = RIGHT[:-1] + ("0" if RIGHT[-1] != "0" else "1")
+
+
+@pytest.mark.parametrize(
+    "before, to, after, subject",
+    [
+        (START, "news-subscribe", CONFIRMING, "Please confirm your subscription to news"),
+        (START, "news", START, "You are not subscribed to news"),
+        (START, "news-unsubscribe", START, "You are not subscribed to news"),
+        (START, RIGHT, START, "You are not subscribed to news"),
+        (CONFIRMING, RIGHT, SUBSCRIBED, "Welcome to news"),
+        (CONFIRMING, FORGED, CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, FOREIGN, CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, OTHER_LIST, CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, EXPIRED, CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news-confirm-nonsense", CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news-subscribe", CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news", CONFIRMING, "Your subscription to news is not confirmed yet"),
+        (CONFIRMING, "news-unsubscribe", CONFIRMING, "Your subscription to news is not confirmed yet"),
+        (SUBSCRIBED, "news", SUBSCRIBED, "Your mail to news has arrived"),
+        (SUBSCRIBED, "news-unsubscribe", START, "Goodbye from news"),
+        (SUBSCRIBED, "news-subscribe", SUBSCRIBED, "You are subscribed to news already"),
+        (SUBSCRIBED, RIGHT, SUBSCRIBED, "You are subscribed to news already"),
+    ],
+)
+def test_a_mail_moves_its_sender_and_is_answered(before, to, after, subject):
+    put_in_state(before, ALICE)
+
+    replies = receive(ALICE, to)
+
+    assert_in_state(after, ALICE)
+    assert [reply["Subject"] for reply in replies] == [subject]
+    assert [reply["To"] for reply in replies] == [ALICE]
+
+
+def test_a_whole_conversation():
+    (confirmation,) = receive(ALICE, "news-subscribe")
+    (welcome,) = receive(ALICE, confirmation["Reply-To"])
+    (received,) = receive(ALICE, "news")
+    (goodbye,) = receive(ALICE, "news-unsubscribe")
+
+    assert_in_state(START, ALICE)
+    assert [mail["Subject"] for mail in (welcome, received, goodbye)] == [
+        "Welcome to news",
+        "Your mail to news has arrived",
+        "Goodbye from news",
+    ]
+
+
+def test_addresses_do_not_mind_capitals():
+    (confirmation,) = receive("Alice@People.Example", "NEWS-Subscribe")
+    receive(ALICE, confirmation["Reply-To"].upper())
+
+    assert_in_state(SUBSCRIBED, ALICE)
+
+
+def test_senders_do_not_share_a_state():
+    receive(ALICE, "news-subscribe")
+
+    assert_in_state(CONFIRMING, ALICE)
+    assert_in_state(START, BOB)
+
+
+def test_the_longest_confirmation_address_fits_a_local_part():
+    longest = f"{'x' * 16}-confirm-{tokens.make('x' * 16, ALICE)}"
+
+    assert len(longest) <= 64  # RFC 5321, section 4.5.3.1.1
+
+
+def test_confirmations_come_back_to_our_own_domain():
+    (confirmation,) = receive(ALICE, "news-subscribe")
+
+    assert confirmation["From"] == f"news@{settings.mail_domain}"
+    assert confirmation["Reply-To"].endswith(f"@{settings.mail_domain}")

@@ -1,0 +1,1 @@
+"""What `operate.py` does, a command a module."""

@@ -1,0 +1,54 @@
+"""What all tests of the template share: see `baking`, `application` and `sink` beside this file."""
+
+import pytest
+
+from tests import baking
+from tests.application import Application
+from tests.sink import Sink
+
+
+@pytest.fixture
+def bake(tmp_path):
+    """A function: bake an application below `tmp_path` with these answers, and return its folder."""
+    return lambda **answers: baking.bake(tmp_path, **answers)
+
+
+@pytest.fixture
+def sink():
+    """A running `Sink`, where replies end up."""
+    with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def application(bake, sink):
+    """A function: bake an application that replies to `sink`; return it as an `Application`, not started.
+
+    Answers of the template's questions are given in small letters, settings in capitals:
+    `application(state_storage="shelve", RECEIVER_PROTOCOL="smtp")`.
+    """
+    made = []
+
+    def make(**choices):
+        answers = {name: value for name, value in choices.items() if name.islower()}
+        settings = {name: value for name, value in choices.items() if name.isupper()}
+        made.append(Application(bake(**answers), RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
+        return made[-1]
+
+    yield make
+    for application in made:
+        application.__exit__()
+
+
+@pytest.fixture(scope="session")
+def baked(tmp_path_factory):
+    """A function: the folder of an application with this storage, made once, for reading and importing only."""
+    folders = {}
+
+    def baked(state_storage):
+        if state_storage not in folders:
+            folder = tmp_path_factory.mktemp(state_storage)
+            folders[state_storage] = baking.bake(folder, state_storage=state_storage)
+        return folders[state_storage]
+
+    return baked

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from operations.talk import talk
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def operate():
@@ -13,6 +15,8 @@ def operate():
     # Paths in the settings are relative to the application, wherever it is operated from.
     os.chdir(Path(__file__).parent)
 
+
+operate.add_command(talk)
 
 if __name__ == "__main__":
     operate()

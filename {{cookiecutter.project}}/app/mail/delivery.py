@@ -37,7 +37,7 @@ def deliver(peer, sender, recipient, data):
     changed and nothing was sent: `salmon.server.SMTPError` with the code for the client, 550 for
     an address without a handler; anything else is a fault of a handler and wants a 451.
     """
-    message = _read(peer, sender, recipient, data)
+    message = read(peer, sender, recipient, data)
     if not is_routed(message.To):
         raise SMTPError(550, "5.1.1 There is no such address here")
     machine = is_from_machine(message)
@@ -68,7 +68,11 @@ def message_id(data):
         return "unreadable"
 
 
-def _read(peer, sender, recipient, data):
+def read(peer, sender, recipient, data):
+    """Return the `salmon.mail.MailRequest` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read.
+
+    The arguments are those of `deliver`.
+    """
     try:
         # Salmon takes the From header where there is no sender, and a broken one raises.
         message = MailRequest(peer, sender or "mailer-daemon", recipient, data)

@@ -1,0 +1,130 @@
+"""One mail through the application, and what became of it: who took it, what it changed, what it sent."""
+
+import email
+import inspect
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.policy import default
+
+from salmon.routing import Router, salmon_setting
+from salmon.server import SMTPError
+
+from app.mail import delivery
+from app.mail.manners import is_from_machine
+from config import settings
+
+PEER = ("127.0.0.1", 0)
+
+
+@dataclass
+class Exchange:
+    """A mail from `sender` to `recipient` and what became of it.
+
+    `handlers` are the functions that were called; `before` and `after` the state of the sender,
+    None where no handler keeps one or where it cannot be seen; `sent` the mails that went out, as
+    `(recipients, email.message.EmailMessage)`; `refusal` the answer instead of 250; `note` says why.
+    """
+
+    sender: str
+    recipient: str
+    handlers: list = field(default_factory=list)
+    before: str | None = None
+    after: str | None = None
+    sent: list = field(default_factory=list)
+    refusal: str | None = None
+    note: str | None = None
+
+
+def exchange(sender, recipient, data):
+    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; `settings.relay` is an `Outbox`."""
+    result = Exchange(sender, recipient)
+    already_sent = len(settings.relay.sent)
+    try:
+        message = delivery.read(PEER, sender, recipient, data)
+    except SMTPError as error:
+        result.refusal = str(error)
+        return result
+    before = _states(message)
+    try:
+        with _watching(result.handlers):
+            delivery.deliver(PEER, sender, recipient, data)
+        if not result.handlers:
+            result.note = "it comes from a machine" if is_from_machine(message) else "replies_per_hour is reached"
+    except SMTPError as error:
+        result.refusal = str(error)
+    except Exception as error:
+        result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
+        result.note = _where(error)
+    after = _states(message)
+    modules = [handler.__module__ for handler in result.handlers] + list(after)
+    module = next((module for module in modules if module in after), None)
+    result.before, result.after = before.get(module), after.get(module)
+    for envelope in settings.relay.sent[already_sent:]:
+        result.sent.append((envelope.recipients, email.message_from_bytes(envelope.data, policy=default)))
+    return result
+
+
+def state_at(address, sender):
+    """Return the state in which a mail from `sender` to `address` would find them, or None."""
+    return next(iter(_states(delivery.read(PEER, sender, address, b"")).values()), None)
+
+
+def make_mail(sender, recipient, headers=(), text="Hello.\n"):
+    """Return the octets of a mail; `headers` are `(name, value)` pairs that add to or replace the usual ones."""
+    mail = EmailMessage()
+    given = {name.lower() for name, _ in headers}
+    usual = [("From", sender or "MAILER-DAEMON"), ("To", recipient), ("Subject", "hello")]
+    for name, value in [pair for pair in usual if pair[0].lower() not in given] + list(headers):
+        mail[name] = value
+    mail.set_content(text)
+    return mail.as_bytes()
+
+
+def with_domain(address):
+    """Return `address`, in our own domain when it has none."""
+    return address if "@" in address else f"{address}@{settings.mail_domain}"
+
+
+def place(handler):
+    """Return where a handler stands in the code, as `app/handlers/subscription.py:35`."""
+    code = inspect.unwrap(handler).__code__
+    return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
+
+
+def _states(message):
+    """Return the state of the sender in each module that keeps one for this address, in the Router's order."""
+    return {
+        handler.__module__: Router.get_state(handler.__module__, message)
+        for handlers, _ in Router.match(message.To)
+        for handler in handlers
+        if not salmon_setting(handler, "stateless")
+    }
+
+
+@contextmanager
+def _watching(called):
+    """Note in the list `called` which handlers the Router calls within the block."""
+    call = Router.call_safely
+
+    def note_and_call(handler, message, captures):
+        called.append(handler)
+        call(handler, message, captures)
+
+    Router.call_safely = note_and_call
+    try:
+        yield
+    finally:
+        del Router.call_safely
+
+
+def _where(error):
+    """Return what was raised and the last line of our own code on its way, in one line."""
+    place, trace = "", error.__traceback__
+    while trace:
+        path = os.path.relpath(trace.tb_frame.f_code.co_filename)
+        if path.startswith(f"app{os.sep}"):
+            place = f" ({path}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{place}"

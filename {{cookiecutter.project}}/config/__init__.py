@@ -9,3 +9,6 @@ os.umask(0o077)
 _compiled = Path(__file__).parent / "__pycache__"
 if _compiled.is_dir():
     _compiled.chmod(0o700)
+
+# Set by `operate.py`: then `config.boot` puts everything together but the receiver, whose port the server has.
+operating = False

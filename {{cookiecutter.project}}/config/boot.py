@@ -10,7 +10,7 @@ from app.mail.receiver import open_receiver
 from app.mail.relay import Relay
 from app.model import state_storage, tokens
 from app.model.mail_states import MailStates
-from config import routes, settings
+from config import operating, routes, settings
 from config.environment import needs
 
 # Folders: what is kept and what is logged is for our own user only.
@@ -25,7 +25,7 @@ logging.config.dictConfig(
         "disable_existing_loggers": False,
         "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": "INFO", "handlers": ["stderr"]},
+        "root": {"level": "WARNING" if operating else "INFO", "handlers": ["stderr"]},
     }
 )
 
@@ -53,7 +53,9 @@ atexit.register(settings.relay.close)
 routes.load()
 
 # Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.
-with needs("receiver_port", settings.receiver_port):
-    settings.receiver = open_receiver(
-        settings.receiver_protocol, settings.receiver_host, settings.receiver_port, settings.max_message_size
-    )
+# `operate.py` has none: it works on the same states beside the server.
+if not operating:
+    with needs("receiver_port", settings.receiver_port):
+        settings.receiver = open_receiver(
+            settings.receiver_protocol, settings.receiver_host, settings.receiver_port, settings.max_message_size
+        )

@@ -42,7 +42,7 @@ def deliver(peer, sender, recipient, data):
         raise SMTPError(550, "5.1.1 There is no such address here")
     machine = is_from_machine(message)
     stateless = machine or reply_limit.is_reached(message.From)
-    with _states().conversation(message.From, stateless):
+    with attached_states().conversation(message.From, stateless):
         with settings.relay.held() as replies:
             Router.deliver(message)
             if message.unhandled and not stateless:
@@ -85,8 +85,11 @@ def read(peer, sender, recipient, data):
     return message
 
 
-def _states():
-    # A storage that was attached bare, as Salmon's documentation shows, keeps the promises as well.
+def attached_states():
+    """Return the `MailStates` that the Router has.
+
+    A storage that was attached bare, as Salmon's documentation shows, keeps the promises as well.
+    """
     if not isinstance(Router.STATE_STORE, MailStates):
         Router.STATE_STORE = MailStates(Router.STATE_STORE)
     return Router.STATE_STORE

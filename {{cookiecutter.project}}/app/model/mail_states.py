@@ -34,7 +34,11 @@ class MailStates(StateStorage):
                 yield
             finally:
                 self._here.mail = None
-            self._keep(mail.changes())
+            changes = mail.changes()
+            if len(changes) == 1:
+                self.storage.set(*changes[0])
+            elif changes:
+                self.set_all(changes)
 
     def get(self, key, sender):
         mail = self._mail()
@@ -53,6 +57,14 @@ class MailStates(StateStorage):
         else:
             mail.set[key, sender] = state
 
+    def set_all(self, rows):
+        """Remember many `(key, sender, state)` rows: all of them or none, where the storage can do that."""
+        if hasattr(self.storage, "set_all"):
+            self.storage.set_all(rows)
+        else:
+            for row in rows:
+                self.storage.set(*row)
+
     def clear(self):
         self.storage.clear()
 
@@ -67,13 +79,6 @@ class MailStates(StateStorage):
         if hasattr(self.storage, "conversation"):
             return self.storage.conversation(sender)
         return self._one_mail
-
-    def _keep(self, rows):
-        if hasattr(self.storage, "set_all"):
-            self.storage.set_all(rows)
-        else:
-            for row in rows:
-                self.storage.set(*row)
 
 
 class _Mail:

@@ -1,0 +1,101 @@
+"""The shelves that Salmon's and Lamson's ShelveStorage wrote before, whichever dbm made them."""
+
+import ast
+import dbm
+import importlib
+import io
+import os
+import pickle
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from salmon.routing import ROUTE_FIRST_STATE
+
+PACKAGES = {"dbm.gnu": "python3-gdbm", "dbm.ndbm": "python3-gdbm"}
+
+
+def rows(path):
+    """Yield the `(key, sender, state)` rows of the shelf `path`, as it stood in `ShelveStorage(path)`.
+
+    Senders at the start, whom old versions wrote down, are left out. Nothing in the file is
+    executed: its values are pickles, and only text is taken out of them. Raises `ValueError` with
+    what is wrong when this is no shelf of states, or of a kind that this Python cannot read.
+    """
+    kind = _kind(path)
+    try:
+        with closing(_open(kind, path)) as cells:
+            for cell, value in cells:
+                state = _text(path, cell, value)
+                if state != ROUTE_FIRST_STATE:
+                    yield (*_key_and_sender(path, cell), state)
+    except (*dbm.error, sqlite3.Error, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a {kind} shelf: {error}") from error
+
+
+def _kind(path):
+    try:
+        with open(path, "rb") as file:
+            if file.read(16) == b"SQLite format 3\0":
+                return "dbm.sqlite3"  # as Python 3.13 writes them; any Python with sqlite3 can read them
+    except OSError:
+        pass
+    kind = dbm.whichdb(path)
+    if kind is None and os.path.exists(f"{path}.db"):
+        return "dbm.ndbm"
+    if not kind:
+        raise ValueError(f"{path} is no shelf; give it as in ShelveStorage(...), without .db, .dat or .dir")
+    return kind
+
+
+def _open(kind, path):
+    if kind == "dbm.sqlite3":
+        return _sqlite_cells(path)
+    try:
+        module = importlib.import_module(kind)
+    except ImportError as error:
+        package = PACKAGES.get(kind)
+        hint = f"; Debian's Python has it from the package {package}" if package else ""
+        raise ValueError(f"{path} is a {kind} shelf, and this Python has no {kind}{hint}") from error
+    return _cells(module, path)
+
+
+def _cells(module, path):
+    with module.open(os.fspath(path), "r") as shelf:
+        for cell in shelf.keys():
+            yield cell, shelf[cell]
+
+
+def _sqlite_cells(path):
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
+        yield from file.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM Dict")
+
+
+def _key_and_sender(path, cell):
+    """Return what was in `repr([key, sender])`; the key is text or, since Salmon 3, ASCII octets."""
+    try:
+        key, sender = ast.literal_eval(cell.decode())
+        if isinstance(key, bytes):
+            key = key.decode("ascii")
+        if not isinstance(key, str) or not isinstance(sender, (str, type(None))):
+            raise ValueError
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{path} holds {cell[:200]!r}, which is no key of Salmon's") from error
+    return key, sender
+
+
+def _text(path, cell, value):
+    try:
+        state = _TextUnpickler(io.BytesIO(value)).load()
+        if not isinstance(state, str):
+            raise ValueError
+    except Exception as error:  # whatever a forged pickle makes of it
+        raise ValueError(f"{path} holds no state under {cell[:200]!r}") from error
+    return state
+
+
+class _TextUnpickler(pickle.Unpickler):
+    """Knows no classes and no functions, so that a pickle has nothing to call."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"{module}.{name} is no text")

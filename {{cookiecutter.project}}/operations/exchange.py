@@ -20,11 +20,12 @@ PEER = ("127.0.0.1", 0)
 
 @dataclass
 class Exchange:
-    """A mail from `sender` to `recipient` and what became of it.
+    """A mail from `sender`, empty for the null sender, to `recipient`, and what became of it.
 
     `handlers` are the functions that were called; `before` and `after` the state of the sender,
-    None where no handler keeps one or where it cannot be seen; `sent` the mails that went out, as
-    `(recipients, email.message.EmailMessage)`; `refusal` the answer instead of 250; `note` says why.
+    None where no handler keeps one; `sent` the mails that went out, as `(to, EmailMessage)` with
+    an empty `to` for a reply to the sender alone, None where they cannot be seen; `refusal` the
+    answer instead of 250; `note` says why.
     """
 
     sender: str
@@ -32,13 +33,22 @@ class Exchange:
     handlers: list = field(default_factory=list)
     before: str | None = None
     after: str | None = None
-    sent: list = field(default_factory=list)
+    sent: list | None = field(default_factory=list)
     refusal: str | None = None
     note: str | None = None
 
+    def add_sent(self, recipients, data):
+        """Add a mail that went out to these addresses, in octets."""
+        to = ",".join(recipients)
+        mail = email.message_from_bytes(data, policy=default)
+        self.sent.append(("" if to.lower() == self.sender.lower() else to, mail))
 
-def exchange(sender, recipient, data):
-    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; `settings.relay` is an `Outbox`."""
+
+def exchange(sender, recipient, data, replies=None):
+    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; `settings.relay` is an `Outbox`.
+
+    `replies`, how many are expected, matters to a server elsewhere only (`operations/against.py`).
+    """
     result = Exchange(sender, recipient)
     already_sent = len(settings.relay.sent)
     try:
@@ -62,7 +72,7 @@ def exchange(sender, recipient, data):
     module = next((module for module in modules if module in after), None)
     result.before, result.after = before.get(module), after.get(module)
     for envelope in settings.relay.sent[already_sent:]:
-        result.sent.append((envelope.recipients, email.message_from_bytes(envelope.data, policy=default)))
+        result.add_sent(envelope.recipients, envelope.data)
     return result
 
 
@@ -80,6 +90,11 @@ def make_mail(sender, recipient, headers=(), text="Hello.\n"):
         mail[name] = value
     mail.set_content(text)
     return mail.as_bytes()
+
+
+def envelope_sender(address):
+    """Return an address as an envelope has it: empty for the null sender, which is written `<>`."""
+    return "" if address == "<>" else address
 
 
 def with_domain(address):

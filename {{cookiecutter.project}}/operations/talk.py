@@ -1,76 +1,188 @@
 """`operate.py talk`: a conversation with the application, without a mail server."""
 
+import email
+import os
+import smtplib
 import sys
+from email.policy import default
+from email.utils import getaddresses
+from pathlib import Path
 
 import click
+from salmon.routing import Router, StateStorage
 
-from operations.exchange import exchange, make_mail, place, with_domain
-from operations.transcript import Difference, Transcript, text_of
+from app.mail.relay import Outbox
+from app.model.mail_states import MailStates
+from config import settings
+from operations.exchange import envelope_sender, exchange, make_mail, place, state_at, with_domain
+from operations.transcript import Difference, Recorder, Transcript, text_of
 
+HOME = Path(__file__).parent.parent
 DEMO = "tests/conversations/subscribe.txt"
 INDENT = " " * 11
 LINES = 4
 
 
+class HostAndPort(click.ParamType):
+    """`HOST:PORT`, as a pair."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value, parameter, context):
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            self.fail(f"{value!r} must be a host and a port; for example 127.0.0.1:8823", parameter, context)
+        return host.strip("[]"), int(port)
+
+
 @click.command()
 @click.option("--demo", is_flag=True, help=f"Play {DEMO}.")
-@click.option("--script", type=click.File(encoding="utf-8"), help="Play a transcript, and check it.")
-def talk(demo, script):
+@click.option("--script", type=click.File(encoding="utf-8"), help="Play a transcript; - is the standard input.")
+@click.option("--eml", type=click.File("rb"), help="Send the mail in a file.")
+@click.option("--from", "sender", metavar="ADDRESS", help="Who writes; <> is the null sender.")
+@click.option("--to", "recipient", metavar="ADDRESS", help="To whom; without a domain, to us.")
+@click.option("--record", type=click.File("a", encoding="utf-8"), help="Write a transcript at the end of a file.")
+@click.option(
+    "--states",
+    type=click.Choice(["none", "copy", "real"]),
+    default="none",
+    help="none: everybody is at the START; copy: where they really are, but nothing is kept; real: it is kept.",
+)
+@click.option("--against", type=HostAndPort(), help="Talk to the server that runs there, over the wire.")
+@click.option("--sink", is_flag=True, help="Listen where that server sends its replies, RELAY_HOST and RELAY_PORT.")
+def talk(demo, script, eml, sender, recipient, record, states, against, sink):
     """Write to the application as anybody, and see what becomes of each mail.
 
-    Everything happens in memory: nothing is kept, nothing is sent, nothing runs.
+    Everything happens in memory: nothing is kept, nothing is sent, nothing has to run.
 
     \b
-    python operate.py talk                       # write mails yourself
-    python operate.py talk --demo                # a first conversation
-    python operate.py talk --script holiday.txt  # a conversation that you have written down
+    python operate.py talk                        # write mails yourself
+    python operate.py talk --record holiday.txt   # and write down what happens
+    python operate.py talk --script holiday.txt   # does it still happen like that?
+    python operate.py talk --demo                 # a first conversation
+    python operate.py talk --eml mail.eml --to news --states copy
+    python operate.py talk --script holiday.txt --against 127.0.0.1:8823 --sink
 
-    Files in tests/conversations show how one is written. The exit status is 1 when it does not go as written.
+    How to write a transcript stands in operations/transcript.py. The exit status is 1 when the
+    conversation does not go as written.
+
+    A server that is talked to over the wire keeps states and sends replies. They are compared
+    where they can be seen: the states never, the replies with --sink.
     """
     sys.stdout.reconfigure(errors="replace")
-    import config.testing  # noqa: F401  states in memory, replies kept
+    os.chdir(HOME)
+    deliver, look = (over_the_wire(against, sink), None) if against else in_memory(states)
+    try:
+        if eml:
+            send(eml.read(), sender, recipient, deliver)
+        elif demo or script or not sys.stdin.isatty():
+            play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin, deliver, look)
+        else:
+            converse(sender, recipient, deliver, record)
+    except (OSError, smtplib.SMTPException) as error:
+        raise click.ClickException(f"--against {against[0]}:{against[1]} does not talk with us: {error}") from error
 
-    if demo:
-        script = open(DEMO, encoding="utf-8")
-    if script or not sys.stdin.isatty():
-        play(script or sys.stdin)
+
+def in_memory(states):
+    """Return what delivers a mail and what looks at a state, within this process."""
+    if states == "none":
+        import config.testing  # noqa: F401
     else:
-        converse()
+        from operations.attach import attached
+
+        storage = attached().storage
+        Router.STATE_STORE = MailStates(storage if states == "real" else Copy(storage))
+        settings.relay = Outbox()
+    return exchange, state_at
 
 
-def play(script):
-    """Show the conversation in an open file; end the process with 1 when it does not go as written."""
+def over_the_wire(against, sink):
+    """Return what delivers a mail to the server at `against`, which sends its replies to us with `sink`."""
+    from operations.against import Server, Sink
+
+    try:
+        return Server(
+            settings.receiver_protocol, against, sink and Sink(settings.relay_host, settings.relay_port)
+        ).exchange
+    except OSError as error:
+        raise click.ClickException(
+            f"--sink cannot listen at {settings.relay_host}:{settings.relay_port}: {error}"
+        ) from error
+
+
+class Copy(StateStorage):
+    """The states in `storage`, which never learns what is changed here."""
+
+    def __init__(self, storage):
+        self.storage = storage
+        self.changed = {}
+
+    def get(self, key, sender):
+        return self.changed.get((key, sender)) or self.storage.get(key, sender)
+
+    def set(self, key, sender, state):
+        self.changed[key, sender] = state
+
+
+def send(data, sender, recipient, deliver):
+    """Send the octets of a mail, from and to whom its headers say when that is not given; 1 when it is refused."""
+    mail = email.message_from_bytes(data, policy=default)
+    if sender is None:
+        sender = _first_address(mail, "Return-Path", "From")
+    recipient = recipient or _first_address(mail, "Delivered-To", "To")
+    came = deliver(envelope_sender(sender), with_domain(recipient), data)
+    show(came)
+    if came.refusal:
+        sys.exit(1)
+
+
+def play(script, deliver, look):
+    """Play the transcript in an open file; end the process with 1 where it does not go as written."""
     try:
         transcript = Transcript(script.name, script.read())
-        for mail, came in transcript.play():
+        for mail, came in transcript.play(deliver, look):
             for note in mail.notes:
                 click.secho(f"\n{note}", bold=True)
             show(came)
     except (Difference, UnicodeDecodeError) as error:
+        sys.stdout.flush()
         click.secho(f"\n{error}", fg="red", err=True)
         sys.exit(1)
     click.secho(f"\nThe conversation went as {script.name} says.", fg="green")
 
 
-def converse():
+def converse(sender, recipient, deliver, record):
     """Ask for mails and show what becomes of them, until the input ends."""
-    click.echo("Write to the application; nothing is kept or sent. Ctrl-D ends.")
-    sender, recipient = "alice@people.example", "news-subscribe"
+    recorder = record and Recorder(record)
+    sender = sender or "alice@people.example"
+    recipient = recipient or f"{settings.lists[0]}-subscribe"
+    click.echo("Who writes what to whom? Ctrl-D ends.")
     while True:
         try:
             click.echo()
             sender = click.prompt("From", sender)
             recipient = click.prompt("To", recipient)
             subject = click.prompt("Subject", "hello")
-            text = click.prompt("Text", "Hello.")
+            text = ask_for_text()
         except click.Abort:
             click.echo()
             return
         address = with_domain(recipient)
-        came = exchange(sender, address, make_mail(sender, address, [("Subject", subject)], text + "\n"))
+        headers = [("Subject", subject)] if subject != "hello" else []
+        came = deliver(envelope_sender(sender), address, make_mail(envelope_sender(sender), address, headers, text))
         show(came)
-        replies = [mail for recipients, mail in came.sent if sender in recipients]
+        if recorder:
+            recorder.record(came, headers, "" if text == "Hello.\n" else text)
+        replies = [mail for to, mail in came.sent or () if not to]
         recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
+
+
+def ask_for_text():
+    """Return lines up to one with a single dot; the first may be left empty for a text of its own."""
+    lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
+    while lines != ["Hello."] and lines[-1] != ".":
+        lines.append(click.prompt("", "", prompt_suffix="", show_default=False))
+    return "\n".join(lines).removesuffix("\n.") + "\n"
 
 
 def show(came):
@@ -81,22 +193,23 @@ def show(came):
         _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {place(handler)}")
     if came.after:
         moved = came.before != came.after
-        after = click.style(came.after, fg="green") if moved else came.after
-        _row("state", f"{came.before} -> {after}" if moved else f"{after}, as before")
+        _row(
+            "state", f"{came.before} -> {click.style(came.after, fg='green')}" if moved else f"{came.after}, as before"
+        )
     if came.refusal:
         _row("refused", click.style(came.refusal, fg="red"))
     if came.note:
-        _row("", came.note) if came.refusal else _row("ignored", came.note)
-    for recipients, mail in came.sent:
-        to = [] if came.sender in recipients else [f"to {', '.join(recipients)}: "]
-        _row("sends" if to else "replies", "".join(to) + click.style(_plain(mail["Subject"]), fg="yellow"))
+        _row("" if came.refusal else "ignored", came.note)
+    for to, mail in came.sent or ():
+        _row(
+            "to" if to else "reply",
+            (f"{_plain(to)}  " if to else "") + click.style(_plain(mail["Subject"]), fg="yellow"),
+        )
         if mail["Reply-To"]:
             click.echo(f"{INDENT}Reply-To: {_plain(mail['Reply-To'])}")
         text = [line for line in text_of(mail).splitlines() if line.strip()]
-        for line in text[:LINES]:
+        for line in text[:LINES] + (["..."] if len(text) > LINES else []):
             click.secho(f"{INDENT}| {_plain(line)}", dim=True)
-        if len(text) > LINES:
-            click.secho(f"{INDENT}| ...", dim=True)
 
 
 def _row(label, text):
@@ -105,4 +218,12 @@ def _row(label, text):
 
 def _plain(text):
     """Return one line for a terminal: what a mail says must not move the cursor."""
-    return "".join(character if character.isprintable() else " " for character in str(text).expandtabs())
+    return "".join(character if character.isprintable() else " " for character in str(text or "").expandtabs())
+
+
+def _first_address(mail, *names):
+    """Return the first address in the first of these headers that the mail has, empty without any."""
+    for name in names:
+        for _, address in getaddresses([str(value) for value in mail.get_all(name, [])]):
+            return address
+    return ""

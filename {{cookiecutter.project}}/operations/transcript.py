@@ -7,7 +7,7 @@
         I want to join.
     <- Subject: Please confirm your subscription   the reply: headers, an empty line, lines of its text
        Reply-To: {confirm}                         {name} is anything at first, and the same ever after
-    bob@people.example <- Subject: Alice is here   a mail to somebody else
+    bob@people.example <- Subject: Alice is here   a mail to somebody else, to several with commas
     [CONFIRMING]                                   the state of the sender now; [dev: START] at another address
     550                                            or: the mail is refused with this code, or code and text
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from app.mail.reply import one_line
 from config import settings
 from operations import exchange
-from operations.exchange import make_mail, with_domain
+from operations.exchange import envelope_sender, make_mail, with_domain
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
 REPLY = re.compile(r"(\S+\s+)?<-(?:\s+(.*))?")
@@ -67,13 +67,15 @@ class Transcript:
     def play(self, deliver=exchange.exchange, state_at=exchange.state_at):
         """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold.
 
-        `deliver(sender, recipient, data)` returns an `Exchange`, `state_at(address, sender)` a
-        state. States are not compared without a `state_at`, nor replies where `sent` is None.
+        `deliver(sender, recipient, data, replies)` returns an `Exchange`, `replies` being how many are
+        expected; `state_at(address, sender)` returns a state. States are not compared without a
+        `state_at`, nor replies where `Exchange.sent` is None.
         """
         names = {"domain": settings.mail_domain}
         for mail in self.mails:
             sender, recipient = self._addresses(mail.line, names)
-            came = deliver(sender, recipient, make_mail(sender, recipient, *self._content(mail.line, names)))
+            data = self._made_mail(mail.line, sender, recipient, names)
+            came = deliver(sender, recipient, data, sum(bool(REPLY.fullmatch(line.text)) for line in mail.expected))
             yield mail, came
             self._compare(mail, came, names, state_at)
 
@@ -103,13 +105,16 @@ class Transcript:
         unknown = NAME.search(sender + recipient)
         if unknown:
             raise self._broken(line, f"has {unknown[0]}, which no reply has given a value")
-        return "" if sender == "<>" else sender, with_domain(recipient)
+        return envelope_sender(sender), with_domain(recipient)
 
-    def _content(self, line, names):
+    def _made_mail(self, line, sender, recipient, names):
         headers, text = self._headers_and_text(line.below)
         headers = [(name, _fill(value, names)) for _, name, value in headers]
         text = textwrap.dedent("\n".join(part.text for part in text)).strip("\n") or "Hello."
-        return headers, _fill(text, names) + "\n"
+        try:
+            return make_mail(sender, recipient, headers, _fill(text, names) + "\n")
+        except ValueError as error:
+            raise self._broken(line, f"makes no mail: {error}") from error
 
     def _headers_and_text(self, below):
         """Return the `(line, name, value)` of the headers in indented lines, and the lines of the text after them."""
@@ -147,26 +152,29 @@ class Transcript:
         if state_at and address:
             now = state_at(with_domain(address), came.sender)
             if now != state:
-                raise self._differs(line, came, f"[{address}: {now}]")
+                raise self._differs(line, came, [f"[{address}: {now}]"])
 
-    def _compare_reply(self, line, recipients, reply, came, names):
-        to, first = REPLY.fullmatch(line.text).groups()
-        if not any(_matches((to or came.sender).strip(), recipient, names) for recipient in recipients):
+    def _compare_reply(self, line, to, reply, came, names):
+        wanted_to, first = REPLY.fullmatch(line.text).groups()
+        if not _matches((wanted_to or "").strip(), to, names):
             raise self._differs(line, came)
         headers, text = self._headers_and_text([Line(line.number, first or ""), *line.below] if first else line.below)
         for place, name, value in headers:
-            if not any(_matches(value, one_line(str(actual)), names) for actual in reply.get_all(name, [])):
-                raise self._differs(line if place.number == line.number else place, came)
+            actual = [one_line(str(header)) for header in reply.get_all(name, [])]
+            if not any(_matches(value, header, names) for header in actual):
+                if place.number == line.number:  # most likely another reply altogether
+                    raise self._differs(line, came)
+                raise self._differs(place, came, [f"{name}: {header}" for header in actual])
         actual = iter(text_of(reply).splitlines())
         for wanted in text:
             if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in actual):
-                raise self._differs(wanted, came)
+                raise self._differs(wanted, came, text_of(reply).splitlines())
 
     def _broken(self, line, why):
         return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
 
     def _differs(self, line, came, instead=None):
-        lines = [instead] if instead else outcome(came) or ["nothing"]
+        lines = instead or outcome(came) or ["nothing"]
         expected = line.text if line.text.strip() else "(nothing)"
         if MAIL.fullmatch(line.text):
             expected += "    (and nothing that is not written below it)"
@@ -176,12 +184,35 @@ class Transcript:
         )
 
 
+class Recorder:
+    """Writes a conversation down in `file`, mail by mail, as a transcript."""
+
+    def __init__(self, file):
+        self.file = file
+        self._names = {}
+
+    def record(self, came, headers=(), text=""):
+        """Write an `Exchange`, and what of its mail is worth to be kept."""
+        recipient = came.recipient.removesuffix(f"@{settings.mail_domain}")
+        lines = [f"{came.sender or '<>'} -> {self._names.get(came.recipient, recipient)}"]
+        lines += [f"    {name}: {value}" for name, value in headers]
+        lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
+        for _, mail in came.sent:
+            if mail["Reply-To"]:
+                self._names.setdefault(str(mail["Reply-To"]), "{" + f"reply_to_{len(self._names) + 1}" + "}")
+        for line in outcome(came):
+            header, _, value = line.rpartition(": ")
+            lines.append(f"{header}: {self._names[value]}" if value in self._names else line)
+        lines.sort(key=lambda line: not line.startswith("#"))  # a note explains what follows
+        self.file.write("\n".join(lines) + "\n\n")
+        self.file.flush()
+
+
 def outcome(came):
     """Return what became of a mail as lines of a transcript."""
     lines = [came.refusal] if came.refusal else []
-    for recipients, mail in came.sent or ():
-        to = "" if came.sender in recipients else f"{', '.join(recipients)} "
-        lines.append(f"{to}<- Subject: {one_line(str(mail['Subject']))}")
+    for to, mail in came.sent or ():
+        lines.append(f"{to} <- Subject: {one_line(str(mail['Subject'] or ''))}".lstrip())
         if mail["Reply-To"]:
             lines.append(f"   Reply-To: {one_line(str(mail['Reply-To']))}")
     if came.after:

@@ -1,0 +1,112 @@
+"""A transcript holds or names the line that does not; what is recorded holds."""
+
+import io
+
+import pytest
+from salmon.routing import Router
+
+from app.handlers import subscription
+from config import settings
+from operations.exchange import exchange, make_mail, with_domain
+from operations.transcript import Difference, Recorder, Transcript
+
+SUBSCRIBE = "alice@people.example -> news-subscribe\n"
+CONFIRM = "<- Subject: Please confirm your subscription to news\n"
+
+
+def play(text):
+    return [came for _, came in Transcript("a.txt", text).play()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SUBSCRIBE + CONFIRM,
+        SUBSCRIBE + "<-\n",
+        SUBSCRIBE + "<- subject: Please {what} to news\n",
+        SUBSCRIBE + CONFIRM + "   To: alice@people.example\n\n   If not, do {nothing}, and {nothing} will happen.\n",
+        SUBSCRIBE + CONFIRM + "[CONFIRMING]\n[news: CONFIRMING]\n",
+        SUBSCRIBE + "    Auto-Submitted: auto-replied\n[START]\n",
+        "<> -> news\n\n<> -> postmaster\n\n    Help.\n{somebody} <- Subject: hello\n",
+        "eve@people.example -> nobody\n550\n\neve@people.example -> nobody@{domain}\n550 5.1.1 There is\n",
+        "eve@people.example -> news@elsewhere.example\n550\n",
+    ],
+)
+def test_what_is_written_holds(text):
+    assert play(text)
+
+
+@pytest.mark.parametrize(
+    "text, line, came",
+    [
+        (SUBSCRIBE, 1, CONFIRM.strip()),
+        (SUBSCRIBE + "<- Subject: Please\n", 2, CONFIRM.strip()),
+        (SUBSCRIBE + CONFIRM + "   To: {who}\n   From: {who}\n", 4, "From: news@"),
+        (SUBSCRIBE + CONFIRM + "   X-None: {any}\n", 3, CONFIRM.strip()),
+        (SUBSCRIBE + CONFIRM + "\n   If not, do nothing\n", 4, "If not, do nothing, and nothing will happen."),
+        (SUBSCRIBE + CONFIRM + CONFIRM, 3, CONFIRM.strip()),
+        (SUBSCRIBE + "bob@people.example " + CONFIRM, 2, CONFIRM.strip()),
+        (SUBSCRIBE + CONFIRM + "[SUBSCRIBED]\n", 3, "[CONFIRMING]"),
+        (SUBSCRIBE + CONFIRM + "[CONFIRMING]\n[news: START]\n", 4, "[news: CONFIRMING]"),
+        (SUBSCRIBE + "550\n" + CONFIRM, 2, CONFIRM.strip()),
+        ("<> -> postmaster\n<-\n", 2, "{postmaster} <- Subject: hello"),
+        ("<> -> postmaster\n{somebody} <-\n[START]\n", 3, "{postmaster} <- Subject: hello"),
+        ("eve@people.example -> nobody\n", 1, "550 5.1.1 There is no such address here"),
+        ("eve@people.example -> nobody\n551\n", 2, "550 5.1.1 There is no such address here"),
+        ("<> -> news\n<-\n", 2, "# it comes from a machine"),
+    ],
+)
+def test_a_line_that_does_not_hold_is_named_with_what_came_instead(text, line, came):
+    with pytest.raises(Difference) as difference:
+        play(text)
+
+    expected, instead = str(difference.value).split("This came instead:")
+    assert expected.startswith(f"a.txt, line {line} does not hold:")
+    assert text.splitlines()[line - 1].strip() in expected
+    assert came.replace("{postmaster}", settings.postmaster) in instead
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("nonsense\n", 1),
+        (CONFIRM, 1),
+        ("    Subject: of nobody\n", 1),
+        (SUBSCRIBE + "    no header\n", 2),
+        (SUBSCRIBE + "    Subject: a\n    Subject: b\n", 1),
+        (SUBSCRIBE + CONFIRM + "[CONFIRMING] \n\nalice@people.example -> {confirm}\n", 5),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(text, line):
+    with pytest.raises(Difference, match=f"a.txt, line {line}: "):
+        play(text)
+
+
+def test_a_handler_that_fails_is_named(monkeypatch):
+    monkeypatch.setattr(subscription, "answer", lambda *arguments, **options: 1 / 0)
+
+    (came,) = play(SUBSCRIBE + "451\n[START]\n")
+
+    assert came.note.startswith("ZeroDivisionError: division by zero (app/handlers/subscription.py:")
+
+
+def test_what_is_recorded_holds():
+    file = io.StringIO()
+    recorder = Recorder(file)
+    recipient = "news-subscribe"
+    for sender, headers, text in [
+        ("alice@people.example", [], ""),
+        ("alice@people.example", [], ""),
+        ("alice@people.example", [("Subject", "Lunch")], "Who joins?\n\n  I do.\n"),
+        ("", [], ""),
+    ]:
+        mail = make_mail(sender, with_domain(recipient), headers, text or "Hello.\n")
+        came = exchange(sender, with_domain(recipient), mail)
+        recorder.record(came, headers, text)
+        recipient = came.sent[0][1]["Reply-To"] or "news" if came.sent else recipient
+    written = file.getvalue()
+
+    assert "confirm-" not in written
+    assert "    Who joins?\n\n      I do.\n" in written
+    Router.clear_states()
+    assert len(play(written)) == 4

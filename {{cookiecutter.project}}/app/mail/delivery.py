@@ -3,12 +3,12 @@
 The order is handle, send, commit, and only then 250.
 """
 
-import email
 import logging
+import re
 from email.utils import parseaddr
 
 from salmon.mail import MailRequest
-from salmon.routing import Router
+from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
 from app.mail.manners import is_from_machine, reply_limit
@@ -17,9 +17,12 @@ from config import settings
 
 LOG = logging.getLogger(__name__)
 
+MOST_HOPS = 100  # RFC 5321, section 6.3
+MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
+
 
 class Unhandled:
-    """Stands in `Router.UNDELIVERABLE_QUEUE`. Nothing piles up there: the mail is marked and refused."""
+    """Stands in `Router.UNDELIVERABLE_QUEUE`. Nothing piles up there: the mail is marked, and the rest is done here."""
 
     def push(self, message):
         message.unhandled = True
@@ -40,32 +43,32 @@ def deliver(peer, sender, recipient, data):
     message = read(peer, sender, recipient, data)
     if not is_routed(message.To):
         raise SMTPError(550, "5.1.1 There is no such address here")
+    if len(message.base.mime_part.get_all("Received", ())) > MOST_HOPS:
+        raise SMTPError(554, "5.4.6 The mail goes round in circles")
     machine = is_from_machine(message)
     stateless = machine or reply_limit.is_reached(message.From)
     with attached_states().conversation(message.From, stateless):
-        with settings.relay.held() as replies:
-            Router.deliver(message)
-            if message.unhandled and not stateless:
+        with settings.relay.held() as sent:
+            if not stateless and _is_in_unknown_state(message):
                 raise SMTPError(451, "4.3.0 No handler fits the state of the sender")
-        reply_limit.count(replies)
+            Router.deliver(message)
+        reply_limit.count(message.From, sum(message.From in envelope.recipients for envelope in sent))
     LOG.info(
-        "%s mail from %r to %r, Message-ID %s, replies: %d",
+        "%s mail from %r to %r, Message-ID %s, sent: %d",
         "ignored" if message.unhandled else "handled",
         message.From,
         message.To,
         message_id(data),
-        len(replies),
+        len(sent),
     )
-    if message.unhandled:
+    if stateless:
         LOG.info("not answered: %s", "it comes from a machine" if machine else "replies_per_hour is reached")
 
 
 def message_id(data):
-    """Return the Message-ID of a mail's octets for the log; never raise, whatever they are."""
-    try:
-        return ascii(str(email.message_from_bytes(data[:65536]).get("Message-ID", "none")))[:300]
-    except Exception:
-        return "unreadable"
+    """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
+    found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
+    return found[1].decode("ascii") if found else "unknown"
 
 
 def read(peer, sender, recipient, data):
@@ -77,12 +80,22 @@ def read(peer, sender, recipient, data):
         # Salmon takes the From header where there is no sender, and a broken one raises.
         message = MailRequest(peer, sender or "mailer-daemon", recipient, data)
     except Exception as error:
-        LOG.exception("unreadable mail from %r to %r", sender, recipient)
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
     if not sender:
         message.From = ""
     message.unhandled = False
     return message
+
+
+def _is_in_unknown_state(message):
+    """Tell whether the sender is in a state of which no handler for this address knows."""
+    stateful = [
+        handler
+        for handlers, _ in Router.match(message.To)
+        for handler in handlers
+        if not salmon_setting(handler, "stateless")
+    ]
+    return stateful and not any(Router.in_state(handler, message) for handler in stateful)
 
 
 def attached_states():

@@ -1,11 +1,13 @@
 """Whom we do not answer: machines, and anybody too often."""
 
+import re
 import time
-from collections import defaultdict, deque
+from collections import deque
 
 from config import settings
 
 HOUR = 3600
+COMMENT = re.compile(r"\([^()]*\)")
 
 
 def header(message, name):
@@ -22,14 +24,18 @@ def is_from_machine(message):
     That is a null sender, `Auto-Submitted` other than `no` (RFC 3834, sections 2 and 5),
     any `List-` header (RFC 2369, RFC 2919), or `Precedence: bulk`, `list` or `junk`.
     """
-    local_part = (message.From or "").partition("@")[0]
-    auto_submitted = header(message, "Auto-Submitted").partition(";")[0].partition("(")[0]
     return (
-        local_part in ("", "mailer-daemon")
-        or auto_submitted.strip().lower() not in ("", "no")
-        or header(message, "Precedence").strip().lower() in ("bulk", "list", "junk")
+        (message.From or "").partition("@")[0] in ("", "mailer-daemon")
+        or any(word != "no" for word in _words(message, "Auto-Submitted"))
+        or any(word in ("bulk", "list", "junk") for word in _words(message, "Precedence"))
         or any(name.lower().startswith("list-") for name in message.base.mime_part.keys())
     )
+
+
+def _words(message, name):
+    """Return the values of all headers `name` without comments and parameters, in small letters."""
+    values = message.base.mime_part.get_all(name, ())
+    return [COMMENT.sub("", str(value)).partition(";")[0].strip().lower() for value in values]
 
 
 class ReplyLimit:
@@ -37,20 +43,20 @@ class ReplyLimit:
 
     def __init__(self, clock=time.monotonic):
         self.clock = clock
-        self._sent = defaultdict(deque)
+        self._sent = {}
         self._next_sweep = clock() + HOUR
 
     def is_reached(self, address):
         """Tell whether `address` has had `settings.replies_per_hour` replies in the last hour."""
         return len(self._recent(address)) >= settings.replies_per_hour
 
-    def count(self, replies):
-        """Count `replies`, the envelopes that were sent."""
-        for reply in replies:
-            for recipient in reply.recipients:
-                self._sent[recipient].append(self.clock())
-        if self.clock() > self._next_sweep:
-            self._next_sweep = self.clock() + HOUR
+    def count(self, address, replies):
+        """Count that many `replies` to `address`."""
+        now = self.clock()
+        if replies:
+            self._sent.setdefault(address, deque()).extend([now] * replies)
+        if now > self._next_sweep:
+            self._next_sweep = now + HOUR
             for address in list(self._sent):
                 self._recent(address)
 

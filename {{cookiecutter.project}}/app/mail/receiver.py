@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 import time
-from email.errors import HeaderParseError
 from email.utils import parseaddr
 
 from salmon import server
@@ -21,20 +20,21 @@ LOG = logging.getLogger(__name__)
 
 COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
 ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
-BACKLOG = 512
-CONNECTIONS = 512
+CONNECTIONS = 512  # at once; more of them wait
 IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
 FAREWELL_SECONDS = 5
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 END_OF_MAIL = b"\r\n.\r\n"
 
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
 PATH = re.compile(
     r"(?P<command>MAIL FROM|RCPT TO):\s*"
-    r"(?P<path><(?:@[^:<>]*:)?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
+    r"(?:<(?:@[^:<>]*:)?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
     r"(?P<parameters>(?:\s.*)?)",
     re.IGNORECASE | re.DOTALL,
 )
+SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 
 
 def open_receiver(protocol, host, port, max_message_size):
@@ -46,106 +46,112 @@ def open_receiver(protocol, host, port, max_message_size):
 
 
 class _Channel:
-    """One connection. It is its own server to Salmon's channel, which hands it each mail."""
+    """One connection. To Salmon's channel it is the server as well, which is handed each mail."""
 
     def __init__(self, receiver, connection, address, **options):
         self.receiver = receiver
         self.active = time.monotonic()
-        self._chunks = []
-        self._octets = 0
-        self._too_big = False
+        self._octets = bytearray()
+        self._too_long = False
         super().__init__(self, connection, address, **options)
 
     def collect_incoming_data(self, data):
         self.active = time.monotonic()
-        self._octets += len(data)
-        if self._octets > self._limit():
-            self._chunks.clear()
+        limit = self.receiver.max_message_size if self.get_terminator() == END_OF_MAIL else COMMAND_OCTETS
+        self._too_long = self._too_long or len(self._octets) + len(data) > limit
+        if self._too_long:
+            self._octets.clear()
         else:
-            self._chunks.append(data)
+            self._octets += data
 
     def found_terminator(self):
-        data, self._chunks = b"".join(self._chunks), []
-        too_long, self._octets = self._octets > self._limit(), 0
+        data = bytes(self._octets)
+        self._octets.clear()
         if self.get_terminator() == END_OF_MAIL:
-            self._too_big = too_long
             self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
         elif self.receiver.stopping:
-            self.farewell()
+            self.farewell("4.3.2 The service is going down")
         else:
-            self._command(data, too_long)
+            self._command(data)
             if self.get_terminator() == END_OF_MAIL:
                 # The CRLF of the command DATA belongs to an end that follows at once
                 # (RFC 5321, section 4.1.1.4); an empty mail would never end without it.
                 self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
+        self._too_long = False
+
+    def process_message(self, peer, sender, recipients, data, **options):
+        """Answer one mail for one recipient: None for 250, or the answer itself."""
+        if self._too_long:
+            return "552 5.3.4 The message is too big"
+        recipient = recipients[0] if isinstance(recipients, list) else recipients
+        return self.receiver.answer(peer, _text(sender), _text(recipient), data)
 
     def unstuffed(self, data):
         """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
         return data
 
-    def farewell(self):
+    def farewell(self, text):
+        """Close the connection with 421 and `text`, whatever the client is about to say."""
         self.ac_in_buffer = b""
-        self.say("421 4.3.2 The service is going down")
+        self.say(f"421 {text}")
         self.close_when_done()
 
-    def process_message(self, peer, sender, recipients, data, **options):
-        """Answer one mail for one recipient: None for 250, or the answer itself."""
-        sender = _text(sender)
-        recipient = _text(recipients[0] if isinstance(recipients, list) else recipients)
-        if self._too_big:
-            return "552 5.3.4 The message is too big"
-        return self.receiver.answer(peer, sender, recipient, data)
+    def handle_expt(self):
+        self.close()  # urgent data, which no mail client sends, and which would be reported for ever
 
     def log_info(self, message, type="info"):
         LOG.error("%s", message)
-
-    def _limit(self):
-        if self.get_terminator() == END_OF_MAIL:
-            return self.receiver.max_message_size
-        return COMMAND_OCTETS
 
     def _pass_on(self, data):
         super().collect_incoming_data(data)
         super().found_terminator()
 
-    def _command(self, line, too_long):
+    def _command(self, line):
         """Hand a command to Salmon's channel, or answer it when Salmon would misread it."""
-        if too_long:
-            return self.say("500 5.5.2 The line is too long")
         is_path = line[:4].upper() in (b"MAIL", b"RCPT")
-        if not line.isascii():
-            return self.say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
-        if is_path:
-            path = PATH.fullmatch(line.decode("ascii"))
-            if not path:
-                return self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
-            refusal = self._refusal(path)
-            if refusal:
-                LOG.info("refused %r: %s", path[0], refusal)
-                return self.say(refusal)
-            line = f"{path['command']}:<{_address(path)}>".encode("ascii")
-        try:
+        if self._too_long:
+            self.say("500 5.5.2 The line is too long")
+        elif not line.isascii():
+            self.say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
+        elif is_path:
+            self._path(line.decode("ascii"))
+        else:
             self._pass_on(line)
-        except HeaderParseError:
-            self.say("501 5.1.7 That address cannot be read")
 
-    def _refusal(self, path):
-        """Return why the path of MAIL or RCPT is not accepted, as an answer, or None."""
-        address = _address(path)
-        size = re.search(r"\sSIZE=(\d{1,20})(?!\S)", path["parameters"], re.IGNORECASE)
-        if path["command"].upper() == "RCPT TO":
-            if not delivery.is_routed(address):
-                return "550 5.1.1 There is no such address here"
-        elif size and int(size[1]) > self.receiver.max_message_size:
+    def _path(self, line):
+        path = PATH.fullmatch(line)
+        if not path:
+            self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
+            return
+        address = (path["address"] or path["bare"] or "").strip()
+        refuse = self._refuse_sender if path["command"].upper() == "MAIL FROM" else self._refuse_recipient
+        refusal = refuse(address, path["parameters"])
+        if refusal:
+            LOG.info("refused %r: %s", line, refusal)
+            self.say(refusal)
+        else:
+            self._pass_on(f"{path['command']}:<{address}>".encode("ascii"))
+
+    def _refuse_sender(self, address, parameters):
+        size = SIZE.search(parameters)
+        if size and int(size[1]) > self.receiver.max_message_size:
             return "552 5.3.4 The message is too big"
-        elif not address:
-            return None  # the null sender, RFC 5321, section 4.5.5
-        elif len(address) > ADDRESS_OCTETS or not address.isprintable() or _as_salmon_reads(address) != address.lower():
+        # Empty: the null sender, RFC 5321, section 4.5.5.
+        if address and not (len(address) <= ADDRESS_OCTETS and _is_mailbox(address)):
             return "553 5.1.7 That sender address cannot be used"
         return None
 
+    def _refuse_recipient(self, address, parameters):
+        return None if delivery.is_routed(address) else "550 5.1.1 There is no such address here"
+
 
 class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
+    def push(self, answer):
+        if answer == b"250 PIPELINING":  # the end of the answer to LHLO
+            super().push(b"250-8BITMIME")  # RFC 2033, section 5
+            super().push(b"250-SIZE %d" % self.receiver.max_message_size)
+        super().push(answer)
+
     def say(self, answer):
         self.push(answer.encode("ascii"))
 
@@ -173,8 +179,8 @@ class _Receiver:
         super().__init__(host, port)
         self.max_message_size = max_message_size
         self.stopping = False
-        self._idle_sweep = 0
-        self.socket.listen(BACKLOG)
+        self._next_sweep = 0
+        self.socket.listen(CONNECTIONS)
 
     def __repr__(self):
         host, port = self.socket.getsockname()[:2]
@@ -183,12 +189,13 @@ class _Receiver:
     def start(self):
         """Answer mail until `stop`, or until TERM, HUP or INT; the mail at hand is finished first."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 signal.signal(number, self._on_signal)
         LOG.info("%r is ready", self)
         while not self.stopping:
             asyncore.poll2(0.2, self._map)
             self._drop_idle()
+        LOG.info("%r is going down", self)
         self._say_farewell()
 
     def stop(self):
@@ -210,43 +217,46 @@ class _Receiver:
         except OSError:  # it has gone already, and Salmon's channel would not survive that
             connection.close()
         else:
-            self.channel_class(self, connection, address)
+            self.channel(connection, address)
 
     def log_info(self, message, type="info"):
         LOG.error("%s", message)
 
     def answer(self, peer, sender, recipient, data):
         """Deliver one mail; return None when it was handled, otherwise the answer that refuses it."""
+        mail = f"mail from {sender!r} to {recipient!r}, Message-ID {delivery.message_id(data)}"
         try:
             delivery.deliver(peer, sender, recipient, data)
             return None
         except SMTPError as error:
-            LOG.warning("refused mail from %r to %r: %s", sender, recipient, error)
-            return _one_line(str(error))
-        except (Exception, SystemExit):
-            LOG.exception("failed mail from %r to %r, Message-ID %s", sender, recipient, delivery.message_id(data))
-            return "451 4.3.0 The mail could not be handled now; try again later"
+            answer = _one_line(str(error))
+            if re.match("[45][0-9][0-9] ", answer):
+                LOG.warning("refused %s: %s%s", mail, answer, f" ({error.__cause__!r})" if error.__cause__ else "")
+                return answer
+            LOG.exception("failed %s", mail)
+        except BaseException:  # SystemExit as well: no handler ends the server
+            LOG.exception("failed %s", mail)
+        return "451 4.3.0 The mail could not be handled now; try again later"
 
     def _on_signal(self, number, frame):
-        for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for again in STOP_SIGNALS:
             signal.signal(again, signal.SIG_DFL)
         self.stop()
 
     def _drop_idle(self):
         now = time.monotonic()
-        if now < self._idle_sweep:
+        if now < self._next_sweep:
             return
-        self._idle_sweep = now + IDLE_SECONDS / 10
+        self._next_sweep = now + IDLE_SECONDS / 10
         for channel in self._channels():
             if channel.active < now - IDLE_SECONDS:
-                channel.farewell()
+                channel.farewell("4.4.2 Nothing was heard for too long")
 
     def _say_farewell(self):
-        LOG.info("%r is going down", self)
         self.del_channel()
         self.socket.close()
         for channel in self._channels():
-            channel.farewell()
+            channel.farewell("4.3.2 The service is going down")
         deadline = time.monotonic() + FAREWELL_SECONDS
         while self._channels() and time.monotonic() < deadline:
             asyncore.poll2(0.1, self._map)
@@ -258,22 +268,20 @@ class _Receiver:
 class LMTPReceiver(_Receiver, server.LMTPReceiver):
     """Salmon's LMTP receiver (RFC 2033), made for `max_message_size` octets and polite stops."""
 
-    channel_class = _LMTPChannel
+    def channel(self, connection, address):
+        return _LMTPChannel(self, connection, address)
 
 
 class SMTPReceiver(_Receiver, server.SMTPReceiver):
     """Salmon's SMTP receiver (RFC 5321), one recipient a transaction."""
 
-    def channel_class(self, receiver, connection, address):
-        return _SMTPChannel(receiver, connection, address, data_size_limit=self.max_message_size)
+    def channel(self, connection, address):
+        return _SMTPChannel(self, connection, address, data_size_limit=self.max_message_size)
 
 
-def _address(path):
-    return path["bare"] if path["address"] is None else path["address"].strip()
-
-
-def _as_salmon_reads(address):
-    return parseaddr(address.lower())[1]
+def _is_mailbox(address):
+    """Tell whether `address` has a domain, no control characters, and only one reading: ours and Salmon's."""
+    return "@" in address and address.isprintable() and parseaddr(address.lower())[1] == address.lower()
 
 
 def _text(path):

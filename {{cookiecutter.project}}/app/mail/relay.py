@@ -5,13 +5,11 @@ What a handler sends is held until its mail has been handled, the twin of what
 """
 
 import re
-import select
 import smtplib
 import ssl
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.policy import SMTP
 from email.utils import getaddresses
 
 from salmon import server
@@ -47,7 +45,8 @@ class Relay(server.Relay):
     def held(self):
         """Hold what is delivered within the block; send it at the end or, on an exception, never.
 
-        Yields the list of `Envelope`s. Raises `salmon.server.SMTPError` when the relay fails.
+        Yields the list of `Envelope`s. Raises `salmon.server.SMTPError` when the relay fails; of
+        several mails, those before the one that failed have been sent.
         """
         self._here.held = held = []
         try:
@@ -90,36 +89,43 @@ class Relay(server.Relay):
         """Send one `Envelope`; raise `salmon.server.SMTPError` 451 or 550 when the relay does not take it."""
         with self._one_mail:
             try:
-                connection = self._connected()
-            except (OSError, smtplib.SMTPException) as error:
-                raise SMTPError(451, "4.4.1 The relay is not available") from error
-            try:
-                _transmit(connection, envelope)
-            except smtplib.SMTPResponseException as error:
-                self._forget()
-                if error.smtp_code >= 500 and error.smtp_code not in LOGIN_WANTED:
-                    raise SMTPError(550, "5.7.1 The relay refused the reply") from error
-                raise SMTPError(451, "4.4.0 The relay deferred the reply") from error
+                self._begin(envelope)
+                for recipient in envelope.recipients:
+                    _expect_success(self._connection.rcpt(recipient))
+                _expect_success(self._connection.data(envelope.data))
             except (OSError, smtplib.SMTPException) as error:
                 self._forget()
-                raise SMTPError(451, "4.4.2 The relay went away") from error
+                raise _refusal(error) from error
 
     def close(self):
-        """Say goodbye to the relay."""
+        """Say goodbye to the relay, and do not wait for an answer."""
         with self._one_mail:
-            if self._connection is not None and not _has_spoken(self._connection):
+            if self._connection is not None:
                 try:
-                    self._connection.quit()
-                except (OSError, smtplib.SMTPException):
+                    self._connection.putcmd("QUIT")
+                except smtplib.SMTPException:
                     pass
             self._forget()
 
-    def _connected(self):
-        if self._connection is not None and _has_spoken(self._connection):
+    def _begin(self, envelope):
+        """Say MAIL over the kept connection, or over a new one when the relay has ended that.
+
+        Until DATA nothing has been sent, so nothing is sent twice.
+        """
+        if self._connection is not None:
+            try:
+                answer = _mail(self._connection, envelope)
+                if answer[0] != 421:
+                    _expect_success(answer)
+                    return
+            except smtplib.SMTPServerDisconnected:
+                pass
             self._forget()
-        if self._connection is None:
+        try:
             self._connection = self.configure_relay(self.hostname)
-        return self._connection
+        except (OSError, smtplib.SMTPException) as error:
+            raise ConnectionError(f"no connection to {self}: {error}") from error
+        _expect_success(_mail(self._connection, envelope))
 
     def _forget(self):
         if self._connection is not None:
@@ -138,29 +144,27 @@ class Outbox(Relay):
         self.sent.append(envelope)
 
 
-def _transmit(connection, envelope):
+def _mail(connection, envelope):
     options = []
     if connection.has_extn("size"):
-        options.append(f"size={len(envelope.data)}")
+        options.append(f"SIZE={len(envelope.data)}")
     if connection.has_extn("8bitmime") and not envelope.data.isascii():
         options.append("BODY=8BITMIME")
-    _expect(250, connection.mail(envelope.sender, options))
-    for recipient in envelope.recipients:
-        _expect(250, connection.rcpt(recipient))
-    _expect(250, connection.data(envelope.data))
+    return connection.mail(envelope.sender, options)
 
 
-def _expect(wanted, answer):
+def _expect_success(answer):
     code, text = answer
-    if code != wanted and code != 251:  # 251: will forward, RFC 5321, section 4.2.3
+    if not 200 <= code < 300:
         raise smtplib.SMTPResponseException(code, text)
 
 
-def _has_spoken(connection):
-    """Tell whether the relay said something between two mails; that can only be goodbye."""
-    poll = select.poll()
-    poll.register(connection.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
+def _refusal(error):
+    """Return the `salmon.server.SMTPError` for what became of a transaction."""
+    code = getattr(error, "smtp_code", 0)
+    if code >= 500 and code not in LOGIN_WANTED:
+        return SMTPError(550, "5.7.1 The relay refused the reply")
+    return SMTPError(451, "4.4.0 The relay does not take the reply now")
 
 
 def _addresses(value):
@@ -176,7 +180,7 @@ def _octets(message):
     if hasattr(message, "Data"):
         data = message.Data
     elif hasattr(message, "as_bytes"):
-        data = message.as_bytes(policy=SMTP.clone(cte_type="7bit"))
+        data = message.as_bytes(policy=message.policy.clone(cte_type="7bit", linesep="\r\n"))
     else:
         data = str(message)
     if isinstance(data, str):

@@ -2,9 +2,10 @@
 
 import hashlib
 import re
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate
+from email.charset import QP, Charset
+from email.header import Header
+from email.mime.text import MIMEText
+from email.utils import formataddr, formatdate, parseaddr
 
 from salmon import view
 
@@ -13,6 +14,10 @@ from config import settings
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
 REFERENCES = 20
+LONGEST_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
+PLAIN = re.compile(r"(?:[\t -~]{0,900}\n)*")
+UTF_8 = Charset("utf-8")
+UTF_8.body_encoding = QP
 
 
 def reply(message, template, From, Reply_To=None, **variables):
@@ -27,12 +32,13 @@ def reply(message, template, From, Reply_To=None, **variables):
     if is_from_machine(message) or reply_limit.is_reached(message.From):
         return
     subject, _, text = view.render(variables, template).partition("\n\n")
-    answer = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
-    answer["From"] = From
+    text = _without_surrogates(text).rstrip("\n") + "\n"
+    answer = MIMEText(text, _charset="us-ascii" if PLAIN.fullmatch(text) else UTF_8)
+    answer["From"] = _mailbox(From)
     answer["To"] = message.From
     if Reply_To:
-        answer["Reply-To"] = Reply_To
-    answer["Subject"] = one_line(subject)
+        answer["Reply-To"] = _mailbox(Reply_To)
+    answer["Subject"] = _subject(one_line(subject))
     answer["Date"] = formatdate()
     answer["Message-ID"] = _own_id(message, template)
     answer["Auto-Submitted"] = "auto-replied"
@@ -41,14 +47,34 @@ def reply(message, template, From, Reply_To=None, **variables):
         answer["In-Reply-To"] = answered[0]
         thread = MESSAGE_ID.findall(header(message, "References"))[-REFERENCES:]
         answer["References"] = " ".join([*thread, *answered])
-    answer.set_content(text.encode("utf-8", "replace").decode())
     settings.relay.deliver(answer, To=message.From, From="<>")
 
 
 def one_line(text):
     """Return `text` fit for a header: no line ends, no other control characters, no lone surrogates."""
-    text = text.encode("utf-8", "replace").decode()
+    text = _without_surrogates(text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _without_surrogates(text):
+    return text.encode("utf-8", "replace").decode()
+
+
+def _subject(text):
+    """Return a subject, encoded as RFC 2047 asks where it must be."""
+    if text.isascii() and len(text) <= LONGEST_LINE:
+        return text
+    return Header(text, "utf-8", header_name="Subject")
+
+
+def _mailbox(text):
+    """Return an address with or without a name, the name encoded as RFC 2047 asks."""
+    name, address = parseaddr(one_line(text))
+    if name.isascii():
+        return formataddr((name, address))
+    mailbox = Header(name, "utf-8", header_name="Reply-To")
+    mailbox.append(f"<{address}>", "us-ascii")
+    return mailbox
 
 
 def _own_id(message, template):

@@ -63,6 +63,8 @@ class Transcript:
         self._open = None
         for number, line in enumerate(text.expandtabs().splitlines(), 1):
             self._read(Line(number, line.rstrip()))
+        if not self.mails:
+            raise Difference(f"{name} has no mail; one begins like: alice@people.example -> news-subscribe")
 
     def play(self, deliver=exchange.exchange, state_at=exchange.state_at):
         """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold.

@@ -82,6 +82,11 @@ def test_a_line_that_cannot_be_read_is_named(text, line):
         play(text)
 
 
+def test_a_transcript_without_a_mail_is_none():
+    with pytest.raises(Difference, match="a.txt has no mail"):
+        play("# Nothing yet.\n")
+
+
 def test_a_handler_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(subscription, "answer", lambda *arguments, **options: 1 / 0)
 

@@ -5,7 +5,6 @@ The order is handle, send, commit, and only then 250.
 
 import logging
 import re
-from email.utils import parseaddr
 
 from salmon.mail import MailRequest
 from salmon.routing import Router, salmon_setting
@@ -30,7 +29,7 @@ class Unhandled:
 
 def is_routed(address):
     """Tell whether any handler takes mail for `address`."""
-    return any(True for _ in Router.match(parseaddr(address.lower())[1]))
+    return any(True for _ in Router.match(address.lower()))
 
 
 def deliver(peer, sender, recipient, data):
@@ -77,12 +76,11 @@ def read(peer, sender, recipient, data):
     The arguments are those of `deliver`.
     """
     try:
-        # Salmon takes the From header where there is no sender, and a broken one raises.
         message = MailRequest(peer, sender or "mailer-daemon", recipient, data)
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
-    if not sender:
-        message.From = ""
+    # The envelope alone: Salmon takes the headers where there is no sender or `email` cannot read it.
+    message.From, message.To = sender.lower(), recipient.lower()
     message.unhandled = False
     return message
 

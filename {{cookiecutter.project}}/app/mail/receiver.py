@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 import time
-from email.utils import parseaddr
 
 from salmon import server
 from salmon.server import SMTPError, asyncore, lmtpd, smtpd
@@ -33,6 +32,11 @@ PATH = re.compile(
     r"(?:<(?:@[^:<>]*:)?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
     r"(?P<parameters>(?:\s.*)?)",
     re.IGNORECASE | re.DOTALL,
+)
+# RFC 5321, section 4.1.2, and dots anywhere, which some providers allow.
+MAILBOX = re.compile(
+    r"(?:[a-z0-9.!#$%&'*+/=?^_`{|}~-]+|\"(?:[ !#-\[\]-~]|\\[ -~])*\")@(?:[a-z0-9._-]+|\[[!-Z^-~]+\])",
+    re.IGNORECASE,
 )
 SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 
@@ -116,28 +120,34 @@ class _Channel:
         elif is_path:
             self._path(line.decode("ascii"))
         else:
+            self._try(line)
+
+    def _try(self, line):
+        try:
             self._pass_on(line)
+        except Exception:  # Salmon lets `email` read addresses, and that raises whatever it likes
+            self.say("501 5.5.2 That cannot be read")
 
     def _path(self, line):
         path = PATH.fullmatch(line)
         if not path:
             self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
             return
-        address = (path["address"] or path["bare"] or "").strip()
+        address = path["address"] or path["bare"] or ""
         refuse = self._refuse_sender if path["command"].upper() == "MAIL FROM" else self._refuse_recipient
         refusal = refuse(address, path["parameters"])
         if refusal:
             LOG.info("refused %r: %s", line, refusal)
             self.say(refusal)
         else:
-            self._pass_on(f"{path['command']}:<{address}>".encode("ascii"))
+            self._try(f"{path['command']}:<{address}>".encode("ascii"))
 
     def _refuse_sender(self, address, parameters):
         size = SIZE.search(parameters)
         if size and int(size[1]) > self.receiver.max_message_size:
             return "552 5.3.4 The message is too big"
         # Empty: the null sender, RFC 5321, section 4.5.5.
-        if address and not (len(address) <= ADDRESS_OCTETS and _is_mailbox(address)):
+        if address and not (len(address) <= ADDRESS_OCTETS and MAILBOX.fullmatch(address)):
             return "553 5.1.7 That sender address cannot be used"
         return None
 
@@ -277,11 +287,6 @@ class SMTPReceiver(_Receiver, server.SMTPReceiver):
 
     def channel(self, connection, address):
         return _SMTPChannel(self, connection, address, data_size_limit=self.max_message_size)
-
-
-def _is_mailbox(address):
-    """Tell whether `address` has a domain, no control characters, and only one reading: ours and Salmon's."""
-    return "@" in address and address.isprintable() and parseaddr(address.lower())[1] == address.lower()
 
 
 def _text(path):

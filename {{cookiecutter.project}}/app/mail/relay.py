@@ -18,6 +18,8 @@ from salmon.server import SMTPError
 TIMEOUT = 30  # seconds, for each answer of the relay
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
+BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without a name, or the null sender
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -168,11 +170,14 @@ def _refusal(error):
 
 
 def _addresses(value):
-    """Return the bare addresses in a header's text or a list of such texts."""
-    if value == "<>":
-        return ("<>",)
+    """Return the bare addresses in a header's text or a list of such texts; raise `ValueError` when there is none."""
+    if isinstance(value, str) and BARE.fullmatch(value):
+        return (value,)  # as it is: Python 3.13.0 does not read a@[127.0.0.1]
     texts = [value] if isinstance(value, str) else list(value)
-    return tuple(address for _, address in getaddresses(texts) if address)
+    addresses = tuple(address for _, address in getaddresses(texts) if address)
+    if not addresses:
+        raise ValueError(f"no address in {value!r}")
+    return addresses
 
 
 def _octets(message):

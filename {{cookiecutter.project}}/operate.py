@@ -3,6 +3,7 @@
 
 import click
 
+from operations.check import check
 from operations.diagram import diagram
 from operations.states import states
 from operations.talk import talk
@@ -13,6 +14,7 @@ def operate():
     """Look at the conversations of this application, try them out, and mend them."""
 
 
+operate.add_command(check)
 operate.add_command(diagram)
 operate.add_command(states)
 operate.add_command(talk)

@@ -126,7 +126,7 @@ def _values_returned(function, callers):
     for returned, condition in _returns(tree.body, ""):
         line = returned.lineno - 1 if returned else 0
         for value, inner in reader.values(returned.value if returned else None):
-            yield value, condition or inner, place(function, line)
+            yield value, inner or condition, place(function, line)
     if not _always_leaves(tree.body):
         yield STAY, "", place(function)
 

@@ -4,6 +4,8 @@ import ast
 import importlib
 import itertools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +52,18 @@ def import_baked(folder, name):
         for module in [module for module in sys.modules if _is_baked(module)]:
             del sys.modules[module]
         sys.modules.update(outside)
+
+
+def start_program(folder, program, *arguments, **options):
+    """Start a Python program, a file, among the modules of the application in `folder`; return a `Popen` with text pipes."""
+    return subprocess.Popen(
+        [sys.executable, str(program), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def setting_names(folder):

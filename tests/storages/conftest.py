@@ -1,0 +1,82 @@
+"""What the tests of the storages share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.baking import import_baked, start_program
+
+PROGRAMS = Path(__file__).parent / "programs.py"
+
+
+@pytest.fixture(scope="session")
+def sqlite(baked):
+    """The module `app.model.state_storage` with `SQLiteStorage`."""
+    return import_baked(baked("sqlite"), "app.model.state_storage")
+
+
+@pytest.fixture(scope="session")
+def shelve(baked):
+    """The module `app.model.state_storage` with `ShelveStorage`."""
+    return import_baked(baked("shelve"), "app.model.state_storage")
+
+
+@pytest.fixture(scope="session")
+def mail_states(baked):
+    """The module `app.model.mail_states`."""
+    return import_baked(baked("sqlite"), "app.model.mail_states")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a storage may make its file; the folder is not there yet."""
+    return tmp_path / "run" / "states.sqlite3"
+
+
+@pytest.fixture
+def open_storage(sqlite, path):
+    """A function: one more `SQLiteStorage` on the same file, closed at the end of the test."""
+    opened = []
+
+    def open_storage(**options):
+        opened.append(sqlite.SQLiteStorage(path, **options))
+        return opened[-1]
+
+    yield open_storage
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def storage(open_storage):
+    """A `SQLiteStorage` on a fresh file."""
+    return open_storage()
+
+
+@pytest.fixture
+def start(baked, path):
+    """A function: start a program of `programs.py` on `path` in a process of its own, killed at the end of the test."""
+    started = []
+
+    def start(program, *arguments):
+        started.append(start_program(baked("sqlite"), PROGRAMS, program, path, *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_all(start):
+    """A function: run programs side by side to their ends, `(name, arguments...)` each; return what each printed."""
+
+    def run_all(*programs, seconds=120):
+        processes = [start(*program) for program in programs]
+        outcomes = [process.communicate(timeout=seconds) for process in processes]
+        for process, (_, errors) in zip(processes, outcomes, strict=True):
+            assert process.returncode == 0, errors
+        return [output for output, _ in outcomes]
+
+    return run_all

@@ -1,0 +1,191 @@
+"""Programs that use one SQLite file in processes of their own: `python programs.py NAME PATH ...`."""
+
+import faulthandler
+import os
+import random
+import resource
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+from app.model.state_storage import SQLiteStorage
+from salmon.server import SMTPError
+
+KEY = "app.handlers.subscription:news"
+
+
+def hammer(path, name, threads, senders):
+    """Let threads share one storage: each sets, changes, forgets and sets its own senders, and reads them in between."""
+    storage = SQLiteStorage(path)
+
+    def work(thread):
+        for number in range(int(senders)):
+            sender = f"{name}-{thread}-{number}@b.example"
+            for state in ("CONFIRMING", "SUBSCRIBED", "START", f"STATE_{number}"):
+                storage.set(KEY, sender, state)
+                assert storage.get(KEY, sender) == state, sender
+            storage.set(KEY, "everybody@b.example", f"{name}-{thread}")
+
+    _in_threads(work, int(threads))
+
+
+def hammer_apart(path, name, threads, senders):
+    """The same with a storage for each thread."""
+    _in_threads(lambda thread: hammer(path, f"{name}-{thread}", 1, senders), int(threads))
+
+
+def count(path, sender):
+    """Set a sender to 1, 2, 3, ... for ever, and say each number once it is set."""
+    storage = SQLiteStorage(path)
+    number = int((storage.get(KEY, sender)).removeprefix("START") or 0)
+    while True:
+        number += 1
+        storage.set_all([(KEY, sender, str(number)), (KEY, f"twin of {sender}", str(number))])
+        print(number, flush=True)
+
+
+def open_at_once(path, at):
+    """Open a file that may not be there at the moment `at`, and use it."""
+    time.sleep(max(0, float(at) - time.time()))
+    storage = SQLiteStorage(path)
+    storage.set(KEY, str(os.getpid()), "SUBSCRIBED")
+    assert storage.get(KEY, str(os.getpid())) == "SUBSCRIBED"
+
+
+def full_disk(path):
+    """Meet a limit of the file's size, the same as a full disk, and be relieved of it."""
+    storage = SQLiteStorage(path)
+    storage.set(KEY, "early@b.example", "SUBSCRIBED")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+    number = 0
+    try:
+        for number in range(10_000):
+            storage.set(KEY, f"{number}-{'x' * 500}@b.example", "SUBSCRIBED")
+        print("the disk was never full")
+    except SMTPError as error:
+        print(error.code, flush=True)
+    assert number > 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    storage.set(KEY, "late@b.example", "SUBSCRIBED")
+    kept = {sender for _, sender, _ in SQLiteStorage(path)}
+    assert {"early@b.example", "late@b.example"} <= kept
+    assert {f"{n}-{'x' * 500}@b.example" for n in range(number)} <= kept, "a state that was acknowledged is lost"
+    assert len(kept) == number + 2, "a state that was refused is there"
+
+
+def fork(path, rounds):
+    """Fork while other threads are in statements, conversations and constructors; both sides go on."""
+    storage = SQLiteStorage(path)
+    stop = threading.Event()
+    failures = []
+
+    def busy(thread):
+        number = 0
+        while not stop.is_set():
+            number += 1
+            sender = f"{os.getpid()}-{thread}@b.example"
+            with storage.conversation(sender):
+                storage.set(KEY, sender, str(number))
+                if storage.get(KEY, sender) != str(number):
+                    failures.append(sender)
+            if thread == 0:
+                SQLiteStorage(path).set(KEY, sender, f"other {number}")
+
+    threads = [threading.Thread(target=_reported, args=(failures, busy, thread)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round in range(int(rounds)):
+            time.sleep(random.uniform(0, 0.01))
+            child = os.fork()
+            if child == 0:
+                faulthandler.dump_traceback_later(30, exit=True)  # ends a child that hangs, and says where
+                _in_child(storage, path, f"child-{round}")
+            storage.set(KEY, "forker@b.example", str(round))
+            _, status = os.waitpid(child, 0)
+            assert status == 0, f"the child of round {round} ended with {status}"
+            assert storage.get(KEY, f"child-{round}@b.example") == "SUBSCRIBED"
+            assert storage.get(KEY, f"thread of child-{round}@b.example") == "SUBSCRIBED"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures, failures
+
+
+def fork_in_threads(path, rounds):
+    """Let several threads fork at the same time, each child using the storage."""
+    storage = SQLiteStorage(path)
+
+    def work(thread):
+        for round in range(int(rounds)):
+            name = f"child-{thread}-{round}"
+            child = os.fork()
+            if child == 0:
+                faulthandler.dump_traceback_later(30, exit=True)
+                _in_child(storage, path, name)
+            assert os.waitpid(child, 0)[1] == 0
+            assert storage.get(KEY, f"{name}@b.example") == "SUBSCRIBED"
+
+    _in_threads(work, 3)
+
+
+def subscribe(path, threads, senders, at):
+    """Handle a first mail of each of the same new senders, and say for whom the step at START was run."""
+    storage = SQLiteStorage(path)
+    time.sleep(max(0, float(at) - time.time()))
+
+    def work(thread):
+        numbers = list(range(int(senders)))
+        random.Random(os.getpid() + thread).shuffle(numbers)
+        for number in numbers:
+            sender = f"{number}@b.example"
+            with storage.conversation(sender):
+                if storage.get(KEY, sender) == "START":
+                    time.sleep(0.002)
+                    os.write(1, f"{sender}\n".encode())  # at once, unlike what print does
+                    storage.set(KEY, sender, "CONFIRMING")
+
+    _in_threads(work, int(threads))
+
+
+def hold(path, sender):
+    """Take the turn of a sender, say so, and never give it back."""
+    with SQLiteStorage(path).conversation(sender):
+        print("held", flush=True)
+        time.sleep(600)
+
+
+def _in_child(storage, path, name):
+    status = 1
+    try:
+        storage.set(KEY, f"{name}@b.example", "SUBSCRIBED")
+        thread = threading.Thread(target=storage.set, args=(KEY, f"thread of {name}@b.example", "SUBSCRIBED"))
+        thread.start()
+        thread.join()
+        with storage.conversation(name):
+            assert SQLiteStorage(path).get(KEY, f"{name}@b.example") == "SUBSCRIBED"
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _reported(failures, work, *arguments):
+    try:
+        work(*arguments)
+    except BaseException as error:
+        failures.append(error)
+
+
+def _in_threads(work, threads):
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

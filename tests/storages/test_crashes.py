@@ -1,0 +1,38 @@
+"""kill -9 at any moment: what was acknowledged is there, and nobody waits for the dead."""
+
+import random
+import time
+
+from tests.storages import KEY
+
+
+def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
+    acknowledged = {}
+    for _ in range(6):
+        writers = {f"{number}@b.example": start("count", f"{number}@b.example") for number in range(3)}
+        for sender, writer in writers.items():
+            acknowledged[sender] = int(writer.stdout.readline())
+        time.sleep(random.uniform(0, 0.2))
+        for writer in writers.values():
+            writer.kill()
+        for sender, writer in writers.items():
+            said = writer.stdout.read().split()
+            acknowledged[sender] = int(said[-1]) if said else acknowledged[sender]
+
+        storage = open_storage()
+        for sender, number in acknowledged.items():
+            kept = storage.get(KEY, sender)
+            assert number <= int(kept) <= number + 1
+            assert storage.get(KEY, f"twin of {sender}") == kept
+        storage.close()
+
+
+def test_the_turn_of_a_killed_process_is_free_at_once(start, storage):
+    holder = start("hold", "alice@people.example")
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.wait()
+
+    storage._turns.timeout = 0  # it need not wait
+    with storage.conversation("alice@people.example"):
+        pass

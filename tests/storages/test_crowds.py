@@ -1,0 +1,47 @@
+"""Many threads and many processes on one file: nothing is lost, nobody starves, nobody is served twice."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.storages import KEY
+
+
+def test_nothing_is_lost_between_threads_and_processes(run_all, open_storage):
+    """A storage that waited longer than its timeout would answer 451, and the program would fail."""
+    programs = [("hammer", f"shared-{n}", 8, 6) for n in range(3)]
+    run_all(*programs, ("hammer_apart", "apart", 8, 6))
+
+    rows = dict(((sender, state) for _, sender, state in open_storage()))
+
+    assert rows.pop("everybody@b.example")
+    assert Counter(rows.values()) == {f"STATE_{number}": 4 * 8 for number in range(6)}
+    assert len(rows) == 4 * 8 * 6
+
+
+def test_a_fresh_file_is_opened_by_many_at_once(run_all, open_storage, path):
+    for _ in range(3):
+        at = time.time() + 1
+        run_all(*[("open_at_once", at)] * 6)
+        assert len(list(open_storage())) == 6
+        for file in path.parent.iterdir():
+            file.unlink()
+
+
+def test_a_fresh_file_is_opened_by_many_threads_at_once(sqlite, tmp_path):
+    for number in range(20):
+        file = tmp_path / f"run-{number}" / "states.sqlite3"
+        with ThreadPoolExecutor(8) as pool:
+            storages = list(pool.map(lambda _, file=file: sqlite.SQLiteStorage(file), range(8)))
+            list(pool.map(lambda storage: storage.set(KEY, str(id(storage)), "SUBSCRIBED"), storages))
+        assert len(list(storages[0])) == 8
+        for storage in storages:
+            storage.close()
+
+
+def test_a_new_sender_is_new_to_one_worker_only(run_all):
+    programs = [("subscribe", 2, 30, time.time() + 1)] * 4
+
+    met = Counter(" ".join(run_all(*programs)).split())
+
+    assert met == {f"{number}@b.example": 1 for number in range(30)}

@@ -1,0 +1,167 @@
+"""When the database fails, the sending server is asked to keep the mail and to try again: 451."""
+
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from salmon.server import SMTPError
+
+from tests.storages import ALICE, KEY
+
+
+@contextmanager
+def temporary_failure():
+    with pytest.raises(SMTPError) as failure:
+        yield
+    assert failure.value.code == 451
+    assert failure.value.message.isascii() and failure.value.message.isprintable()
+
+
+@contextmanager
+def locked(path, exclusive=False):
+    """Hold the write lock of the file, or all of it, as another program would."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    if exclusive:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    if exclusive:
+        other.execute("CREATE TABLE other (x)")
+    try:
+        yield other
+    finally:
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+        other.close()
+
+
+def test_a_write_waits_while_another_program_writes(open_storage, path):
+    storage = open_storage(timeout=30)
+    with locked(path) as other, other:
+        writer = threading.Thread(target=storage.set, args=(KEY, ALICE, "SUBSCRIBED"))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+        other.execute("ROLLBACK")
+        writer.join(30)
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+def test_a_write_does_not_wait_for_ever(open_storage, path):
+    storage = open_storage(timeout=0.2)
+    with locked(path):
+        with temporary_failure():
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        with temporary_failure():
+            storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, "bob@people.example", "SUBSCRIBED")])
+        with temporary_failure():
+            storage.clear()
+        assert storage.get(KEY, ALICE) == "START", "who reads does not wait for who writes"
+    storage.set(KEY, ALICE, "SUBSCRIBED")
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+def test_nor_does_a_read_or_a_start(open_storage, path):
+    open_storage().close()
+    with locked(path, exclusive=True):
+        with temporary_failure():
+            open_storage(timeout=0.2)
+    storage = open_storage(timeout=0.2)
+    storage.close()
+    with locked(path, exclusive=True):
+        with temporary_failure():
+            storage.get(KEY, ALICE)
+        with temporary_failure():
+            list(storage)
+    assert storage.get(KEY, ALICE) == "START"
+
+
+def test_others_are_not_kept_waiting_by_who_waits(open_storage, path):
+    """One thread waits for a write; another, with the same storage, reads in the meantime."""
+    storage = open_storage(timeout=30)
+    with locked(path) as other:
+        writer = threading.Thread(target=storage.set, args=(KEY, ALICE, "SUBSCRIBED"))
+        writer.start()
+        for _ in range(50):
+            assert storage.get(KEY, ALICE) == "START"
+        assert writer.is_alive()
+        other.execute("ROLLBACK")
+        writer.join(30)
+
+
+def test_a_full_disk_loses_nothing_and_is_recovered_from(run_all):
+    assert run_all(("full_disk",)) == ["451\n"]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, is_open):
+    storage.set(KEY, ALICE, "CONFIRMING")
+    if not is_open:
+        storage.close()
+    away = path.parent.with_name("away")
+    os.rename(path.parent, away)
+    with temporary_failure():
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+    with temporary_failure():
+        storage.get(KEY, ALICE)
+    assert not path.parent.exists()
+
+    os.rename(away, path.parent)
+    assert storage.get(KEY, ALICE) == "CONFIRMING"
+
+
+def test_a_file_that_was_replaced_is_noticed_before_a_write_is_lost(storage, path, open_storage):
+    storage.set(KEY, ALICE, "CONFIRMING")
+    backup = path.with_name("backup")
+    with sqlite3.connect(path) as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    storage.set(KEY, ALICE, "SUBSCRIBED")
+    os.replace(backup, path)
+    for suffix in ("-wal", "-shm"):
+        os.unlink(f"{path}{suffix}")
+
+    with temporary_failure():
+        storage.set(KEY, "bob@people.example", "SUBSCRIBED")
+
+    storage.set(KEY, "bob@people.example", "SUBSCRIBED")
+    assert open_storage().get(KEY, "bob@people.example") == "SUBSCRIBED"
+    assert storage.get(KEY, ALICE) == "CONFIRMING"
+
+
+@pytest.mark.parametrize("offset, garbage", [(0, b"this is no database"), (4096, b"\xff" * 4096)])
+def test_a_damaged_file_is_not_an_empty_storage(storage, path, offset, garbage):
+    for number in range(200):
+        storage.set(KEY, f"{number}@b.example", "SUBSCRIBED")
+    storage.close()
+    shutil.copy(path, path.with_name("intact"))
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(garbage)
+    with temporary_failure():
+        storage.get(KEY, "0@b.example")
+    with temporary_failure():
+        storage.set(KEY, "0@b.example", "CONFIRMING")
+    with temporary_failure():
+        list(storage)
+
+    shutil.copy(path.with_name("intact"), path)
+    assert storage.get(KEY, "0@b.example") == "SUBSCRIBED"
+
+
+def test_what_cannot_be_opened_is_refused_at_once(sqlite, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("this is no database, and long enough to look like none" * 100)
+    for path in (tmp_path / "folder", tmp_path / "file", tmp_path / "file" / "states"):
+        before = time.monotonic()
+        with temporary_failure():
+            sqlite.SQLiteStorage(path, timeout=600)
+        assert time.monotonic() - before < 300, "there was nothing to wait for"
+
+
+def test_turns_fail_for_a_while_too(storage, path):
+    shutil.rmtree(path.parent)
+    with temporary_failure(), storage.conversation(ALICE):
+        pass

@@ -1,0 +1,198 @@
+"""A storage is a dictionary that forgets START: whatever is done to it, in whatever order, with whatever strings."""
+
+import ast
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+from salmon.routing import MemoryStorage
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
+LONG_TEXT = st.builds(lambda text, times: text * times, ANY_TEXT, st.integers(200, 2000))
+ODD = [
+    "",
+    "\0",
+    "a\0",
+    "a\0b",
+    "None",
+    "null",
+    "\ud800",
+    "\udfff",
+    "\ud83d\udc1f",
+    "'",
+    '"',
+    "\\",
+    "%",
+    "?",
+    ";--",
+    "0",
+]
+VARIANTS = [
+    str.upper,
+    str.lower,
+    str.swapcase,
+    str.casefold,
+    lambda text: unicodedata.normalize("NFC", text),
+    lambda text: unicodedata.normalize("NFD", text),
+    lambda text: unicodedata.normalize("NFKC", text),
+    lambda text: text + " ",
+    lambda text: text + "\0",
+    lambda text: text.encode("utf-8", "surrogatepass").hex(),
+    repr,
+]
+
+
+class StorageMachine(RuleBasedStateMachine):
+    """`open()` returns a storage; the machine compares it with a dictionary."""
+
+    keys = Bundle("keys")  # and states
+    senders = Bundle("senders")
+    text = st.one_of(st.sampled_from(ODD), ANY_TEXT, LONG_TEXT)
+    key_text = text
+    outlives_its_object = True
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "run" / "states"
+        self.expected = {}
+        self.opened = [self.open()]
+
+    def teardown(self):
+        for storage in self.opened:
+            self.close(storage)
+        self.folder.cleanup()
+
+    def close(self, storage):
+        storage.close()
+
+    @property
+    def storage(self):
+        self.opened.append(self.opened.pop(0))
+        return self.opened[0]
+
+    @initialize(target=keys)
+    def some_keys(self):
+        return multiple("app.handlers.subscription:news", "app.handlers.subscription:dev", "SUBSCRIBED")
+
+    @initialize(target=senders)
+    def some_senders(self):
+        return multiple("a@b.example", "A@b.example", None)
+
+    @rule(target=senders, text=text)
+    def new_sender(self, text):
+        return text
+
+    @rule(target=keys, text=st.runner().flatmap(lambda machine: machine.key_text))
+    def new_key(self, text):
+        return text
+
+    @rule(target=senders, text=senders.filter(bool), variant=st.sampled_from(VARIANTS))
+    def similar_sender(self, text, variant):
+        return variant(text)
+
+    @rule(target=keys, text=keys, variant=st.sampled_from(VARIANTS))
+    def similar_key(self, text, variant):
+        return variant(text)
+
+    @rule(key=keys, sender=senders, state=keys)
+    def set(self, key, sender, state):
+        self.storage.set(key, sender, state)
+        self.expect(key, sender, state)
+
+    @rule(key=keys, sender=senders)
+    def forget(self, key, sender):
+        self.storage.set(key, sender, "START")
+        self.expect(key, sender, "START")
+
+    @rule(key=keys, sender=senders)
+    def get(self, key, sender):
+        assert self.storage.get(key, sender) == self.expected.get((key, sender), "START")
+
+    @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=5))
+    def set_all(self, rows):
+        storage = self.storage
+        if hasattr(storage, "set_all"):
+            storage.set_all(rows)
+        else:
+            for row in rows:
+                storage.set(*row)
+        for row in rows:
+            self.expect(*row)
+
+    @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3), key=keys, sender=senders)
+    def fail_to_set_all(self, rows, key, sender):
+        storage = self.storage
+        if hasattr(storage, "set_all"):
+            with pytest.raises(AttributeError):
+                storage.set_all([*rows, (key, sender, 42)])
+
+    @rule()
+    def clear(self):
+        self.storage.clear()
+        self.expected.clear()
+
+    @rule()
+    def open_again(self):
+        if self.outlives_its_object:
+            self.close(self.opened.pop(0))
+            self.opened.append(self.open())
+
+    @invariant()
+    def its_rows_are_those_expected(self):
+        rows = list(self.rows(self.opened[0]))
+        assert len(rows) == len(self.expected)
+        assert {(key, sender): state for key, sender, state in rows} == self.expected
+
+    def rows(self, storage):
+        return storage
+
+    def expect(self, key, sender, state):
+        if state == "START":
+            self.expected.pop((key, sender), None)
+        else:
+            self.expected[key, sender] = state
+
+
+class MemoryMachine(StorageMachine):
+    outlives_its_object = False
+
+    def open(self):
+        return MemoryStorage()
+
+    def close(self, storage):
+        pass
+
+    def rows(self, storage):
+        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
+
+
+def test_memory_storage():
+    run_machine(MemoryMachine)
+
+
+def test_sqlite_storage(sqlite):
+    class SQLiteMachine(StorageMachine):
+        def open(self):
+            return sqlite.SQLiteStorage(self.path)
+
+        @rule()
+        def open_another(self):
+            if len(self.opened) < 3:
+                self.opened.append(self.open())
+
+    run_machine(SQLiteMachine)
+
+
+def test_shelve_storage(shelve):
+    class ShelveMachine(StorageMachine):
+        key_text = st.text(st.characters(max_codepoint=127), max_size=12)
+
+        def open(self):
+            return shelve.ShelveStorage(self.path)
+
+    run_machine(ShelveMachine)

@@ -8,7 +8,7 @@ from salmon.routing import Router
 
 from app.mail.receiver import open_receiver
 from app.mail.relay import Relay
-from app.model import state_storage, tokens
+from app.model import renamed_states, state_storage, tokens
 from app.model.mail_states import MailStates
 from config import operating, routes, settings
 from config.environment import needs
@@ -51,6 +51,11 @@ atexit.register(settings.relay.close)
 
 # Routes: a broken handler stops the start; nothing is answered without routes.
 routes.load()
+
+# States: nobody is left in one that has no handler any more. `operate.py` mends such states.
+if not operating:
+    with needs("renamed_states", settings.renamed_states):
+        renamed_states.rename(Router.STATE_STORE, settings.renamed_states)
 
 # Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.
 # `operate.py` has none: it works on the same states beside the server.

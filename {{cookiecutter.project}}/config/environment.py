@@ -85,6 +85,22 @@ def _lists(value):
     return names
 
 
+def _renames(value):
+    if isinstance(value, str):
+        value = dict(pair.split(":") for pair in value.split(",") if pair.strip())
+    renames = {_state(old): _state(new) for old, new in value.items()}
+    if any(old == new for old, new in renames.items()):
+        raise ValueError
+    return renames
+
+
+def _state(name):
+    name = name.strip()
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError
+    return name
+
+
 def _one_of(*choices):
     def rule(value):
         if value not in choices:
@@ -130,5 +146,6 @@ RULES = {
     "state_database": (_filled, "must say where the states are; for example {{ cookiecutter.__state_database }}"),
     "secret_key": (_text, "must be printable text; for example what `openssl rand -hex 32` prints"),
     "replies_per_hour": (_whole(1, 10**6), "must be a number from 1 to 1000000; for example 20"),
+    "renamed_states": (_renames, "must be old and new names of states; for example CONFIRMING:ASKED,OLD:START"),
     "postmaster": (_address, "must be an address; for example root@localhost"),
 }

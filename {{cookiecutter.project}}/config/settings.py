@@ -35,6 +35,9 @@ secret_key = ""
 replies_per_hour = 20
 postmaster = "{{ cookiecutter.__postmaster }}"
 
+# Where senders are now whose state has another name, or none: {"CONFIRMING": "ASKED", "OLD": "START"}.
+renamed_states = {}
+
 # The modules that handle mail.
 handlers = ["app.handlers.subscription", "app.handlers.postmaster"]
 

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 import click
 from salmon.routing import ROUTE_FIRST_STATE
 
+from app.model.renamed_states import has_handler, states_by_module
 from config import settings
 from operations import transfer
 from operations.attach import with_states
-from operations.handlers import has_handler, module_and_list, state_key, states_by_module
+from operations.handlers import module_and_list, state_key
 from operations.rows import shown, to_line
 
 
@@ -122,6 +123,28 @@ def reset(storage, senders, list_name):
     """
     for sender in senders:
         put_to_start(storage, sender, list_name)
+
+
+@states.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--handler", metavar="MODULE", help="The module, where several have a handler called NEW.")
+@with_states
+def rename(storage, old, new, handler):
+    """Put all senders who are in the state OLD into NEW, each between two of their mails.
+
+    The setting renamed_states does the same when the server starts, all at once.
+
+    \b
+    python operate.py states rename CONFIRMING ASKED
+    """
+    module, number = module_with(new, handler), 0
+    for key, sender, _ in [row for row in storage if row[2] == old and module_and_list(row[0])[0] == module]:
+        with storage.conversation(sender):
+            if storage.get(key, sender) == old:
+                storage.set(key, sender, new)
+                number += 1
+    click.echo(f"{number} senders: {old} -> {new}  {module}")
 
 
 @states.command()

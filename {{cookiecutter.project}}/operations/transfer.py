@@ -4,9 +4,9 @@ import sys
 
 import click
 
+from app.model.renamed_states import has_handler
 from operations import rows, shelves
 from operations.attach import with_states
-from operations.handlers import has_handler
 from operations.incoming import Incoming
 from operations.rows import shown
 

@@ -1,0 +1,59 @@
+"""A handler gets another name, and the senders who stand in it are taken along."""
+
+import pytest
+
+from tests.baking import STORAGES
+
+ALICE = "alice@people.example"
+
+
+@pytest.mark.parametrize("state_storage", STORAGES)
+def test_a_server_does_not_start_over_senders_who_would_be_stuck(application, sink, state_storage):
+    app = application(state_storage=state_storage).start()
+    assert app.send(ALICE, "news-subscribe")[0] == 250
+    (confirmation,) = sink.take()
+    app.terminate()
+    module = app.folder / "app" / "handlers" / "subscription.py"
+    module.write_text(module.read_text().replace("CONFIRMING", "ASKED"))
+
+    refused = app.run("salmon", "start", "--no-daemon")
+    checked = app.run("python", "operate.py", "check")
+
+    line = (
+        "no handler has the states of these senders: app.handlers.subscription.CONFIRMING (1);"
+        " for example renamed_states = {'CONFIRMING': 'START'}"
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == f"ERROR: RENAMED_STATES {{}} cannot be used: {line}"
+    assert checked.returncode == 1
+    assert line in checked.stdout
+
+    app.settings["RENAMED_STATES"] = "CONFIRMING:ASKED"
+    app.start()
+    assert app.send(ALICE, confirmation["Reply-To"])[0] == 250
+    (welcome,) = sink.take()
+    assert welcome["Subject"] == "Welcome to news"
+
+
+def test_by_hand(application):
+    app = application()
+    for sender, state in [("a@b.example", "CONFIRMING"), ("c@d.example", "SUBSCRIBED")]:
+        app.run("python", "operate.py", "states", "set", sender, state, check=True)
+
+    renamed = app.run("python", "operate.py", "states", "rename", "CONFIRMING", "SUBSCRIBED")
+    refused = app.run("python", "operate.py", "states", "rename", "SUBSCRIBED", "NOWHERE")
+
+    assert renamed.stdout == "1 senders: CONFIRMING -> SUBSCRIBED  app.handlers.subscription\n"
+    assert refused.returncode == 1
+    assert "'NOWHERE' must be a state that a handler has" in refused.stderr
+    assert app.run("python", "operate.py", "states", "list").stdout.count("SUBSCRIBED") == 2
+
+
+@pytest.mark.parametrize("value", ["CONFIRMING", "A:B:C", "A:A", "a-b:START", ":START"])
+def test_what_is_no_rename(application, value):
+    app = application(RENAMED_STATES=value)
+
+    refused = app.run("salmon", "start", "--no-daemon")
+
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"ERROR: RENAMED_STATES {value!r} must be old and new names")

@@ -1,0 +1,88 @@
+"""Senders who stand in a state that no handler has now: where `settings.renamed_states` says they are."""
+
+import functools
+import logging
+from collections import Counter
+
+from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
+
+LOG = logging.getLogger(__name__)
+
+
+@functools.cache
+def states_by_module():
+    """Return the names of the states that each module of handlers has, in the order of their routes."""
+    found = {}
+    for _, functions in Router.REGISTERED.values():
+        for function in functions:
+            if not salmon_setting(function, "stateless"):
+                names = found.setdefault(function.__module__, [])
+                if function.__name__ not in names:
+                    names.append(function.__name__)
+    return found
+
+
+def has_handler(key, state):
+    """Tell whether a handler takes the next mail of a sender in `state`; otherwise they are stuck.
+
+    The part of a state key before a colon is taken for a module when it looks like one.
+    """
+    known, module = states_by_module(), (key or "").partition(":")[0]
+    if module in known or "." in module:
+        names = known.get(module, [])
+    else:
+        names = sum(known.values(), [])
+    return state == ROUTE_FIRST_STATE or state in names
+
+
+def rename(storage, renames):
+    """Change all stored states that no handler has to those that `renames` gives for them, all or none.
+
+    `renames` is a dictionary such as `{"CONFIRMING": "ASKED", "OLD": "START"}`. With a dot, a name is that
+    of a module and a state. A state that still has a handler is left alone, so that a rename takes place
+    once. Raises `ValueError` for senders who are nowhere then, and changes nothing.
+    """
+    rows = changes(storage, renames)
+    if rows:
+        storage.set_all(rows)
+        LOG.info("renamed stored states; rows that changed: %d", len(rows))
+
+
+def changes(storage, renames):
+    """Return the `(key, sender, state)` rows that `rename` sets; arguments and errors are the same."""
+    rows, lost = [], Counter()
+    for key, sender, state in _walk(storage):
+        if has_handler(key, state):
+            continue
+        new_key, new_state = _follow(key, state, renames)
+        if new_key != key:
+            rows.append((key, sender, ROUTE_FIRST_STATE))
+        rows.append((new_key, sender, new_state))
+        if not has_handler(new_key, new_state):
+            lost[f"{(key or '').partition(':')[0]}.{state}"] += 1
+    if lost:
+        numbers = ", ".join(f"{name} ({number})" for name, number in sorted(lost.items()))
+        example = {min(lost).rpartition(".")[2]: ROUTE_FIRST_STATE}
+        raise ValueError(
+            f"no handler has the states of these senders: {numbers}; for example renamed_states = {example}"
+        )
+    return rows
+
+
+def _walk(storage):
+    try:
+        return iter(storage)
+    except TypeError:  # Salmon's MemoryStorage, which is empty at the start
+        return ()
+
+
+def _follow(key, state, renames):
+    """Return the key and the state after all renames that apply, one after the other."""
+    for _ in renames:
+        module, colon, rest = (key or "").partition(":")
+        new = renames.get(f"{module}.{state}", renames.get(state))
+        if new is None or has_handler(key, state):
+            break
+        new_module, _, state = new.rpartition(".")
+        key = f"{new_module}{colon}{rest}" if new_module else key
+    return key, state

@@ -3,6 +3,7 @@
 import ast
 import tempfile
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,11 @@ VARIANTS = [
 
 
 class StorageMachine(RuleBasedStateMachine):
-    """`open()` returns a storage; the machine compares it with a dictionary."""
+    """`open()` returns a storage; the machine compares it with a dictionary.
+
+    `mail_states` is the module that keeps a mail's states together. `key_text` has the texts that
+    are keys and states; a sender may be any text, or None.
+    """
 
     keys = Bundle("keys")  # and states
     senders = Bundle("senders")
@@ -102,12 +107,12 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(key=keys, sender=senders, state=keys)
     def set(self, key, sender, state):
         self.storage.set(key, sender, state)
-        self.expect(key, sender, state)
+        put(self.expected, key, sender, state)
 
     @rule(key=keys, sender=senders)
     def forget(self, key, sender):
         self.storage.set(key, sender, "START")
-        self.expect(key, sender, "START")
+        put(self.expected, key, sender, "START")
 
     @rule(key=keys, sender=senders)
     def get(self, key, sender):
@@ -122,14 +127,32 @@ class StorageMachine(RuleBasedStateMachine):
             for row in rows:
                 storage.set(*row)
         for row in rows:
-            self.expect(*row)
+            put(self.expected, *row)
 
-    @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3), key=keys, sender=senders)
-    def fail_to_set_all(self, rows, key, sender):
+    @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3))
+    def fail_to_set_all(self, rows):
         storage = self.storage
         if hasattr(storage, "set_all"):
-            with pytest.raises(AttributeError):
-                storage.set_all([*rows, (key, sender, 42)])
+            with pytest.raises(ZeroDivisionError):
+                storage.set_all(row if row else 1 / 0 for row in [*rows, None])
+
+    @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3), sender=senders, is_handled=st.booleans())
+    def take_a_mail(self, rows, sender, is_handled):
+        """What a mail has set is seen by its own handlers at once, and by nobody else until it was handled."""
+        storage = self.storage
+        states = self.mail_states.MailStates(storage)
+        at_last = dict(self.expected)
+        with suppress(ZeroDivisionError), states.conversation(sender):
+            for row in rows:
+                states.set(*row)
+                put(at_last, *row)
+            for key, sender, _ in rows:
+                assert states.get(key, sender) == at_last.get((key, sender), "START")
+                assert storage.get(key, sender) == self.expected.get((key, sender), "START")
+            if not is_handled:
+                raise ZeroDivisionError
+        if is_handled:
+            self.expected = at_last
 
     @rule()
     def clear(self):
@@ -151,31 +174,32 @@ class StorageMachine(RuleBasedStateMachine):
     def rows(self, storage):
         return storage
 
-    def expect(self, key, sender, state):
-        if state == "START":
-            self.expected.pop((key, sender), None)
-        else:
-            self.expected[key, sender] = state
+
+def put(states, key, sender, state):
+    """Do to a dictionary what `set` does to a storage."""
+    states[key, sender] = state
+    if state == "START":
+        del states[key, sender]
 
 
-class MemoryMachine(StorageMachine):
-    outlives_its_object = False
+def test_memory_storage(mail_states):
+    class MemoryMachine(StorageMachine):
+        outlives_its_object = False
 
-    def open(self):
-        return MemoryStorage()
+        def open(self):
+            return MemoryStorage()
 
-    def close(self, storage):
-        pass
+        def close(self, storage):
+            pass
 
-    def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
+        def rows(self, storage):
+            return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
 
-
-def test_memory_storage():
+    MemoryMachine.mail_states = mail_states
     run_machine(MemoryMachine)
 
 
-def test_sqlite_storage(sqlite):
+def test_sqlite_storage(sqlite, mail_states):
     class SQLiteMachine(StorageMachine):
         def open(self):
             return sqlite.SQLiteStorage(self.path)
@@ -185,14 +209,16 @@ def test_sqlite_storage(sqlite):
             if len(self.opened) < 3:
                 self.opened.append(self.open())
 
+    SQLiteMachine.mail_states = mail_states
     run_machine(SQLiteMachine)
 
 
-def test_shelve_storage(shelve):
+def test_shelve_storage(shelve, mail_states):
     class ShelveMachine(StorageMachine):
         key_text = st.text(st.characters(max_codepoint=127), max_size=12)
 
         def open(self):
             return shelve.ShelveStorage(self.path)
 
+    ShelveMachine.mail_states = mail_states
     run_machine(ShelveMachine)

@@ -2,7 +2,10 @@
 
 import sqlite3
 
-REPEATED = "SELECT min(last) FROM (SELECT max(rowid) AS last FROM incoming GROUP BY key, sender HAVING count(*) > 1)"
+REPEATED = """
+    SELECT min(number) FROM (
+        SELECT rowid AS number, row_number() OVER (PARTITION BY key, sender ORDER BY rowid) AS nth FROM incoming
+    ) WHERE nth = 2"""
 
 
 class Incoming:

@@ -22,10 +22,9 @@ def export(storage):
     \b
     python operate.py states export > states.jsonl
     """
-    output = click.get_text_stream("stdout")
     length = sum(1 for _ in storage) if bars_are_seen() else None
     for row in progress(storage, "Exporting", length):
-        output.write(rows.to_line(row) + "\n")
+        sys.stdout.write(rows.to_line(row) + "\n")
 
 
 @click.command("import")

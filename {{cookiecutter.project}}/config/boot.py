@@ -35,9 +35,23 @@ with needs("state_database", settings.state_database):
     Router.STATE_STORE = MailStates(state_storage.SQLiteStorage(settings.state_database, protected=True))
     # % elif cookiecutter.state_storage == "shelve"
     Router.STATE_STORE = MailStates(state_storage.ShelveStorage(settings.state_database, protected=True))
+    # % elif cookiecutter.state_storage == "postgresql"
+    Router.STATE_STORE = MailStates(
+        state_storage.SQLAlchemyStorage(
+            settings.state_database,
+            protected=True,
+            connect_timeout=settings.state_connect_timeout,
+            statement_timeout=settings.state_statement_timeout,
+        )
+    )
 # % endif
+# % if cookiecutter.state_storage == "postgresql"
+if not settings.secret_key:
+    refuse("secret_key", "''", "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints")
+# % else
 with needs("secret_key", "run/secret_key"):
     settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
+# % endif
 
 # Relay: where replies go.
 settings.relay = Relay(

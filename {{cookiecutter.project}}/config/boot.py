@@ -8,7 +8,7 @@ from salmon.routing import Router
 
 from app.mail.receiver import open_receiver
 from app.mail.relay import Relay
-from app.model import renamed_states, state_storage, tokens
+from app.model import renamed_states, secret_key, state_storage
 from app.model.mail_states import MailStates
 from config import operating, routes, settings
 from config.environment import needs
@@ -45,13 +45,8 @@ with needs("state_database", settings.state_database):
         )
     )
 # % endif
-# % if cookiecutter.state_storage == "postgresql"
-if not settings.secret_key:
-    refuse("secret_key", "''", "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints")
-# % else
-with needs("secret_key", "run/secret_key"):
-    settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
-# % endif
+with needs("secret_key", ""):
+    settings.secret_key = secret_key.signing_key(settings.secret_key)
 
 # Relay: where replies go.
 settings.relay = Relay(

@@ -28,11 +28,12 @@ relay_starttls = False
 state_database = "{{ cookiecutter.__state_database }}"
 state_connect_timeout = 3  # seconds, until a mail is answered 451 because the server is not there
 state_statement_timeout = 5  # seconds, until it is because the server does not answer
+
 # % else
 # Where the states are kept.
 state_database = "{{ cookiecutter.__state_database }}"
-# % endif
 
+# % endif
 # % if cookiecutter.state_storage == "postgresql"
 # What signs the tokens of confirmation addresses: a secret that all machines share, so set SECRET_KEY.
 # % else

@@ -8,7 +8,7 @@ from salmon.routing import Router
 
 from app.mail.receiver import open_receiver
 from app.mail.relay import Relay
-from app.model import renamed_states, state_storage, tokens
+from app.model import renamed_states, secret_key, state_storage
 from app.model.mail_states import MailStates
 from config import operating, routes, settings
 from config.environment import needs
@@ -35,9 +35,18 @@ with needs("state_database", settings.state_database):
     Router.STATE_STORE = MailStates(state_storage.SQLiteStorage(settings.state_database, protected=True))
     # % elif cookiecutter.state_storage == "shelve"
     Router.STATE_STORE = MailStates(state_storage.ShelveStorage(settings.state_database, protected=True))
+    # % elif cookiecutter.state_storage == "postgresql"
+    Router.STATE_STORE = MailStates(
+        state_storage.SQLAlchemyStorage(
+            settings.state_database,
+            protected=True,
+            connect_timeout=settings.state_connect_timeout,
+            statement_timeout=settings.state_statement_timeout,
+        )
+    )
 # % endif
-with needs("secret_key", "run/secret_key"):
-    settings.secret_key = settings.secret_key or tokens.stored_key("run/secret_key")
+with needs("secret_key", ""):
+    settings.secret_key = secret_key.signing_key(settings.secret_key)
 
 # Relay: where replies go.
 settings.relay = Relay(

@@ -9,6 +9,7 @@ HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,
 IPV6 = re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*\Z", re.IGNORECASE)
 LIST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,14}[a-z0-9])?\Z")
 COMMANDS = re.compile(r".*-(?:subscribe|unsubscribe|confirm(?:-[a-z0-9]+)?)\Z")
+PASSWORD = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)[^&'\"]*")
 RESERVED = ("postmaster", "abuse", "mailer-daemon")
 
 
@@ -22,26 +23,30 @@ def apply(settings):
         try:
             settings[name] = rule(value)
         except (ValueError, TypeError, AttributeError):
-            shown = "(not shown)" if name in SECRETS else repr(value)
-            refuse(name, shown, explanation)
+            refuse(name, "(not shown)" if name in SECRETS else shown(value), explanation)
     if settings["postmaster"].partition("@")[2] == settings["mail_domain"]:
         refuse(
-            "postmaster", repr(settings["postmaster"]), "must lie outside of MAIL_DOMAIN; for example root@localhost"
+            "postmaster", shown(settings["postmaster"]), "must lie outside of MAIL_DOMAIN; for example root@localhost"
         )
 
 
-def refuse(name, shown, explanation):
-    """End the process with one line about a setting, on stderr, with exit status 1."""
-    sys.exit(f"ERROR: {name.upper()} {shown} {explanation}")
+def refuse(name, value, explanation):
+    """End the process with one line about a setting, on stderr, with exit status 1; `value` as it may be shown."""
+    sys.exit(" ".join(f"ERROR: {name.upper()} {value} {explanation}".split()))
+
+
+def shown(value):
+    """Return the text for a value, without the password where it is a URL."""
+    return PASSWORD.sub("***", repr(value))
 
 
 @contextmanager
-def needs(name, shown):
+def needs(name, value):
     """End the process with one line that names the setting when the block fails for its value."""
     try:
         yield
     except Exception as error:
-        refuse(name, repr(shown), f"cannot be used: {error.__cause__ or error}")
+        refuse(name, shown(value), f"cannot be used: {error.__cause__ or error}")
 
 
 def _text(value):
@@ -144,6 +149,10 @@ RULES = {
     "relay_password": (_text, "must be printable text"),
     "relay_starttls": (_yes_or_no, "must be yes or no; for example yes"),
     "state_database": (_filled, "must say where the states are; for example {{ cookiecutter.__state_database }}"),
+    # % if cookiecutter.state_storage == "postgresql"
+    "state_connect_timeout": (_whole(2, 60), "must be seconds, 2 to 60; for example 3"),
+    "state_statement_timeout": (_whole(1, 60), "must be seconds, 1 to 60; for example 5"),
+    # % endif
     "secret_key": (_text, "must be printable text; for example what `openssl rand -hex 32` prints"),
     "replies_per_hour": (_whole(1, 10**6), "must be a number from 1 to 1000000; for example 20"),
     "renamed_states": (_renames, "must be old and new names of states; for example CONFIRMING:ASKED,OLD:START"),

@@ -23,11 +23,23 @@ relay_username = ""
 relay_password = ""  # a secret: set RELAY_PASSWORD instead
 relay_starttls = False
 
+# % if cookiecutter.state_storage == "postgresql"
+# Where the states are kept: a URL. A password stands in STATE_DATABASE only, never in this file.
+state_database = "{{ cookiecutter.__state_database }}"
+state_connect_timeout = 3  # seconds, until a mail is answered 451 because the server is not there
+state_statement_timeout = 5  # seconds, until it is because the server does not answer
+
+# % else
 # Where the states are kept.
 state_database = "{{ cookiecutter.__state_database }}"
 
+# % endif
+# % if cookiecutter.state_storage == "postgresql"
+# What signs the tokens of confirmation addresses: a secret that all machines share, so set SECRET_KEY.
+# % else
 # What signs the tokens of confirmation addresses; empty: the key in run/secret_key, made at the
 # first start. Several machines must share one: set SECRET_KEY.
+# % endif
 secret_key = ""
 
 # How many replies an address gets in an hour, at most, and who reads the mail to postmaster@ and

@@ -1,7 +1,7 @@
 """One mail, all or nothing: what it changes is kept together when it ended well, or not at all."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from salmon.routing import StateStorage
 
@@ -28,7 +28,8 @@ class MailStates(StateStorage):
         With `stateless` the sender is in no state at all, so that only stateless handlers match.
         Raises `salmon.server.SMTPError` 451 when the turn does not come or the storage fails.
         """
-        with self._turn(sender):
+        # Who is in no state need not wait: the bounces of all the world have one sender, which is none.
+        with nullcontext() if stateless else self._turn(sender):
             mail = self._here.mail = _Mail(sender if stateless else _nobody)
             try:
                 yield

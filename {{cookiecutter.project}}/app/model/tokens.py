@@ -7,11 +7,7 @@ addresses; few of them, because a local part has 64 octets (RFC 5321, section 4.
 
 import hashlib
 import hmac
-import os
-import secrets
-import tempfile
 import time
-from pathlib import Path
 
 from config import settings
 
@@ -35,34 +31,7 @@ def is_valid(token, list_name, sender, now=None):
     return hmac.compare_digest(token.encode("utf-8", "replace"), genuine) and now < expiry * 3600
 
 
-def stored_key(path):
-    """Return the signing key in the file `path`, made there for its owner only at the first call.
-
-    Raises `ValueError` when what the file holds is too short to be a key.
-    """
-    path = Path(path)
-    if not path.exists():
-        _make_key(path)
-    key = path.read_text("utf-8").strip()
-    if len(key) < 32:
-        raise ValueError(f"{path} holds no key of 32 characters or more")
-    return key
-
-
 def _token(expiry, list_name, sender):
     text = repr((expiry, list_name, sender)).encode("utf-8", "surrogatepass")
     signature = hmac.new(settings.secret_key.encode(), text, hashlib.sha256).hexdigest()
     return f"{expiry:06x}{signature[:20]}"
-
-
-def _make_key(path):
-    """Make the key whole before it has its name, and never twice: several workers may start at once."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # is made 0600
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(file.name, path)
-        except FileExistsError:
-            pass

@@ -1,8 +1,5 @@
 """Tokens fit their list, their sender and their time."""
 
-import stat
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from app.model import tokens
@@ -37,21 +34,3 @@ def test_a_token_cannot_be_changed(position):
 @pytest.mark.parametrize("nonsense", ["", "0", "xyz", "f" * 26, "-1", "\ud800"])
 def test_nonsense_is_not_valid(nonsense):
     assert not tokens.is_valid(nonsense, "news", "a@b.example", NOW)
-
-
-def test_the_key_is_made_once_for_its_owner_only(tmp_path):
-    path = tmp_path / "run" / "secret_key"
-    with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: tokens.stored_key(path), range(40)))
-
-    assert len(keys) == 1
-    assert len(keys.pop()) == 64
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["secret_key"]
-
-
-def test_a_damaged_key_is_not_used(tmp_path):
-    (tmp_path / "secret_key").write_text("\n")
-
-    with pytest.raises(ValueError):
-        tokens.stored_key(tmp_path / "secret_key")

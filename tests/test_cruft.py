@@ -1,0 +1,138 @@
+"""An application lives on: the template changes, the storage is changed, and what the user wrote stays."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.application import Application
+from tests.baking import STORAGES, TEMPLATE
+
+ALICE = "alice@people.example"
+CRUFT = str(Path(sys.executable).with_name("cruft"))
+
+
+class Folder:
+    """A folder under git, and the commands that a user gives in it."""
+
+    def __init__(self, path, home):
+        self.path = path
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            "HOME": str(home),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **{f"GIT_{role}_NAME": "A User" for role in ("AUTHOR", "COMMITTER")},
+            **{f"GIT_{role}_EMAIL": "user@people.example" for role in ("AUTHOR", "COMMITTER")},
+        }
+
+    def run(self, *command):
+        ran = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+        assert ran.returncode == 0, f"{command}:\n{ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+    def commit(self):
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "a step")
+
+    def edit(self, name, old, new):
+        text = (self.path / name).read_text()
+        assert text.count(old) == 1
+        (self.path / name).write_text(text.replace(old, new))
+
+    def rejected(self):
+        return [path for pattern in ("*.rej", "*.orig") for path in self.path.rglob(pattern)]
+
+
+@pytest.fixture
+def template(tmp_path):
+    """The checkout's template as the only commit of a repository of its own."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=TEMPLATE, capture_output=True, text=True, check=True).stdout.split("\0")
+    folder = Folder(tmp_path / "template", tmp_path)
+    for name in filter(None, names):
+        if (TEMPLATE / name).is_file():
+            (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, folder.path / name)
+    folder.run("git", "init", "--quiet")
+    folder.commit()
+    return folder
+
+
+@pytest.fixture
+def create(template, tmp_path):
+    """A function: `cruft create` an application with this storage, commit it, and return its folder."""
+
+    def create(state_storage):
+        answers = json.dumps({"state_storage": state_storage})
+        template.run(CRUFT, "create", "-y", "--output-dir", str(tmp_path), "--extra-context", answers, template.path)
+        folder = Folder(tmp_path / "mail-app", tmp_path)
+        folder.run("git", "init", "--quiet")
+        folder.commit()
+        return folder
+
+    return create
+
+
+def own_edits(folder):
+    """What users change first: the lists, and what is done with a mail to one."""
+    folder.edit("config/settings.py", 'lists = ["news"]', 'lists = ["news", "dev"]')
+    business = "        # Your own business begins here: the subscriber wrote to the list.\n"
+    folder.edit("app/handlers/subscription.py", business, business + '        message["X-Seen"] = "yes"\n')
+    folder.commit()
+
+
+def assert_own_edits(folder):
+    assert 'lists = ["news", "dev"]' in (folder.path / "config" / "settings.py").read_text()
+    assert 'message["X-Seen"] = "yes"' in (folder.path / "app" / "handlers" / "subscription.py").read_text()
+    assert folder.rejected() == []
+
+
+def test_the_template_moves_on_and_the_users_edits_stay(template, create):
+    folder = create("sqlite")
+    assert folder.run(CRUFT, "check")
+    own_edits(folder)
+    application = template.path / "{{cookiecutter.project}}"
+    template.edit(application / "config" / "settings.py", "replies_per_hour = 20", "replies_per_hour = 19")
+    template.edit(application / "app" / "handlers" / "subscription.py", "A list that people join", "A list people join")
+    (application / "app" / "handlers" / "new.py").write_text('"""New in the template."""\n')
+    template.commit()
+
+    folder.run(CRUFT, "update", "-y")
+
+    assert_own_edits(folder)
+    assert "replies_per_hour = 19" in (folder.path / "config" / "settings.py").read_text()
+    assert "A list people join" in (folder.path / "app" / "handlers" / "subscription.py").read_text()
+    assert (folder.path / "app" / "handlers" / "new.py").exists()
+    folder.commit()
+    assert folder.run(CRUFT, "check")
+
+
+@pytest.mark.parametrize(["first", "second"], list(itertools.permutations(STORAGES, 2)))
+def test_the_storage_is_changed_and_every_state_comes_along(create, sink, first, second):
+    folder = create(first)
+    own_edits(folder)
+    with Application(folder.path, RELAY_HOST=sink.host, RELAY_PORT=sink.port) as app:
+        app.start()
+        assert app.send(ALICE, "dev-subscribe")[0] == 250
+        (confirmation,) = sink.take()
+        assert app.terminate() == 0
+        exported = app.run("python", "operate.py", "states", "export").stdout
+
+        folder.run(CRUFT, "update", "-y", "--variables-to-update", json.dumps({"state_storage": second}))
+        imported = app.run("python", "operate.py", "states", "import", input=exported)
+
+        assert imported.stdout == "1 rows: 1 new, 0 overwritten, 0 there already\n", imported.stderr
+        assert_own_edits(folder)
+        app.start()
+        assert app.send(ALICE, confirmation["Reply-To"])[0] == 250
+        (welcome,) = sink.take()
+        assert welcome["Subject"] == "Welcome to dev"
+        assert app.terminate() == 0
+        tests = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model")
+        assert tests.returncode == 0, tests.stdout

@@ -1,0 +1,227 @@
+"""`operate.py states` as an operator meets it: beside a running server, with a million rows, with old shelves."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+
+import pytest
+
+from tests.baking import STORAGES, import_baked
+from tests.waiting import wait_until
+
+KEY = "app.handlers.subscription:news"
+ALICE = "alice@people.example"
+MILLION = 1_000_000
+MEGABYTE = 1024  # in the kilobytes of ru_maxrss
+
+
+def states(app, *arguments, **options):
+    return app.run("python", "operate.py", "states", *arguments, **options)
+
+
+def line(sender, state="SUBSCRIBED", key=KEY):
+    return json.dumps({"key": key, "sender": sender, "state": state}) + "\n"
+
+
+def lines_of(shown):
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    return shown.stdout.splitlines()
+
+
+def one_line_refusal(shown):
+    assert shown.returncode != 0
+    assert shown.stdout == ""
+    assert shown.stderr.count("\n") == 1, shown.stderr
+    return shown.stderr
+
+
+ONE_PROCESS = ["shelve"]
+
+
+@pytest.mark.parametrize("state_storage", [storage for storage in STORAGES if storage not in ONE_PROCESS])
+def test_an_operator_sees_and_mends_while_the_server_runs(application, sink, state_storage):
+    app = application(state_storage=state_storage).start()
+    app.send(ALICE, "news-subscribe")
+    sink.take()
+
+    assert [text.split() for text in lines_of(states(app, "list"))] == [["CONFIRMING", KEY, ALICE]]
+    assert "\x1b" not in states(app, "list").stdout
+    lines_of(states(app, "set", "Alice@People.example", "SUBSCRIBED", "--list", "news"))
+    app.send(ALICE, "news")
+    (received,) = sink.take()
+    assert received["Subject"] == "Your mail to news has arrived"
+    assert [json.loads(text)["state"] for text in lines_of(states(app, "show", ALICE, "--json"))] == ["SUBSCRIBED"]
+
+    lines_of(states(app, "forget", ALICE))
+    app.send(ALICE, "news-subscribe")
+    (confirmation,) = sink.take()
+    assert confirmation["Subject"] == "Please confirm your subscription to news"
+    assert app.terminate() == 0
+
+
+def test_a_state_is_set_between_two_mails_only(application):
+    app = application(state_storage="sqlite")
+    storage = import_baked(app.folder, "app.model.state_storage").SQLiteStorage(app.folder / "run" / "states.sqlite3")
+
+    with storage.conversation(ALICE):
+        refusal = one_line_refusal(states(app, "set", ALICE, "SUBSCRIBED"))
+
+    assert "Another mail of this sender is being handled" in refusal
+    assert list(storage) == []
+
+
+def test_a_shelf_belongs_to_the_server_while_that_runs(application):
+    app = application(state_storage="shelve").start()
+
+    assert "another process has this shelf open" in one_line_refusal(states(app, "list"))
+    assert app.terminate() == 0
+    assert lines_of(states(app, "list")) == []
+
+
+@pytest.mark.parametrize(["first", "second"], list(itertools.permutations(STORAGES, 2)))
+def test_rows_move_from_each_storage_to_each_other(application, tmp_path, first, second):
+    senders = ["alice@people.example", "o'brien@people.example", "caf\u00e9", "a\0b", "\ud800", "", None]
+    rows = "".join(sorted(line(sender) for sender in senders))
+    old = application(state_storage=first)
+    old.folder.rename(tmp_path / "old")
+    old.folder = tmp_path / "old"
+    new = application(state_storage=second)
+    lines_of(states(old, "import", input=rows))
+
+    exported = states(old, "export").stdout
+    lines_of(states(new, "import", input=exported))
+
+    assert "".join(sorted(exported.splitlines(keepends=True))) == rows
+    assert sorted(lines_of(states(new, "export"))) == rows.splitlines()
+
+
+def run_measured(app, *arguments, input, output):
+    """Run a command between two files; return its greatest memory in kilobytes."""
+    with open(input, "rb") as stdin, open(output, "wb") as stdout:
+        command = [sys.executable, "operate.py", "states", *arguments]
+        process = subprocess.Popen(command, cwd=app.folder, env=app.environment, stdin=stdin, stdout=stdout)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+def test_a_million_rows_come_and_go_in_constant_memory_beside_a_running_server(application, tmp_path):
+    app = application(state_storage="sqlite").start()
+    lines_of(states(app, "set", ALICE, "SUBSCRIBED"))
+    many, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
+    with open(many, "w") as file:
+        file.write(line(ALICE))
+        file.writelines(line(f"b{number:07}@people.example") for number in range(1, MILLION))
+    answers = []
+    stop = threading.Event()
+
+    def ask():
+        while not stop.wait(0.2):
+            answers.append(app.send(ALICE, "news")[0])
+
+    mails = threading.Thread(target=ask)
+    mails.start()
+    try:
+        little = run_measured(app, "count", input=os.devnull, output=out)
+        much = run_measured(app, "import", input=many, output=out)
+        report = out.read_text()
+        much = max(much, run_measured(app, "export", input=os.devnull, output=out))
+    finally:
+        stop.set()
+        mails.join()
+
+    assert report == f"{MILLION} rows: {MILLION - 1} new, 0 overwritten, 1 there already\n"
+    assert out.read_bytes() == many.read_bytes()
+    assert much < little + 32 * MEGABYTE
+    assert set(answers) == {250}
+
+
+def test_an_import_that_is_killed_leaves_nothing(application, tmp_path):
+    app = application(state_storage="sqlite")
+    lines_of(states(app, "import", input=line(ALICE, "CONFIRMING")))
+    rows = tmp_path / "rows.jsonl"
+    with open(rows, "w") as file:
+        file.writelines(line(f"{number}@people.example") for number in range(100_000))
+    log = app.folder / "run" / "states.sqlite3-wal"
+
+    command = [sys.executable, "operate.py", "states", "import", str(rows)]
+    process = subprocess.Popen(command, cwd=app.folder, env=app.environment)
+    try:
+        wait_until(lambda: log.exists() and log.stat().st_size > MEGABYTE * 1024, 60)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    assert process.returncode == -signal.SIGKILL
+    assert lines_of(states(app, "export")) == [line(ALICE, "CONFIRMING").strip()]
+
+
+def test_a_broken_line_is_refused_by_its_number(application):
+    app = application(state_storage="sqlite")
+
+    refusal = one_line_refusal(states(app, "import", input=line("a") + "this is no row\n"))
+
+    assert refusal.startswith("Error: nothing was imported: line 2 must be a row; for example {")
+    assert lines_of(states(app, "list")) == []
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["export"]])
+def test_a_reader_that_leaves_is_no_error_to_look_at(application, arguments):
+    app = application(state_storage="sqlite")
+    lines_of(states(app, "import", input="".join(line(f"{n}@people.example") for n in range(20_000))))
+
+    shown = app.run("sh", "-c", f"{sys.executable} operate.py states {arguments[0]} | head -n 1")
+
+    assert shown.stdout.count("\n") == 1
+    assert shown.stderr == ""
+
+
+def interpreter_with(module):
+    """Return a Python of this machine that has `module` and can run the application, or skip the test."""
+    for name in (sys.executable, "/usr/bin/python3", "python3.13"):
+        program = f"import sys, {module}, click, salmon.routing; assert sys.version_info >= (3, 10)"
+        with contextlib.suppress(OSError):
+            tried = subprocess.run([name, "-c", program], capture_output=True, env=foreign_environment())
+            if tried.returncode == 0:
+                return shutil.which(name)
+    pytest.skip(f"no Python here has {module}; Debian: apt install python3-gdbm")
+
+
+def foreign_environment():
+    """The environment in which another Python finds what the application depends on, all of it pure Python."""
+    return {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.mark.parametrize("kind", ["dbm.dumb", "dbm.gnu", "dbm.ndbm", "dbm.sqlite3"])
+def test_somebody_with_an_old_salmon_application_comes_over(application, tmp_path, kind):
+    python = interpreter_with(kind)
+    app = application(state_storage="sqlite")
+    old = str(tmp_path / "old" / "states")
+    os.mkdir(os.path.dirname(old))
+    program = f"""if True:
+        import sys, dbm, {kind} as kind
+        dbm._defaultmod, dbm._modules = kind, {{{kind!r}: kind}}
+        from salmon.routing import ShelveStorage
+        storage = ShelveStorage(sys.argv[1])
+        for number in range(500):
+            storage.set("app.handlers.subscription:news", f"{{number}}@people.example", "SUBSCRIBED")
+        print(dbm.whichdb(sys.argv[1]))
+    """
+    made = app.run(python, "-c", program, old, env=foreign_environment())
+    assert made.stdout == f"{kind}\n", made.stderr
+
+    imported = app.run(
+        *(python, "operate.py", "states", "import", "--shelve", old), env={**app.environment, **foreign_environment()}
+    )
+
+    assert imported.stdout == "500 rows: 500 new, 0 overwritten, 0 there already\n", imported.stderr
+    assert sorted(lines_of(states(app, "export"))) == sorted(line(f"{n}@people.example").strip() for n in range(500))

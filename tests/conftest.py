@@ -4,6 +4,7 @@ import pytest
 
 from tests import baking
 from tests.application import Application
+from tests.postgresql import Server
 from tests.sink import Sink
 
 
@@ -20,18 +21,30 @@ def sink():
         yield sink
 
 
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """A running `Server` with PostgreSQL, which nobody may stop."""
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
 @pytest.fixture
-def application(bake, sink):
+def application(request, bake, sink):
     """A function: bake an application that replies to `sink`; return it as an `Application`, not started.
 
     Answers of the template's questions are given in small letters, settings in capitals:
-    `application(state_storage="shelve", RECEIVER_PROTOCOL="smtp")`.
+    `application(state_storage="shelve", RECEIVER_PROTOCOL="smtp")`. One that keeps its states in
+    PostgreSQL gets an empty database on a running server, unless STATE_DATABASE is given.
     """
     made = []
 
     def make(**choices):
         answers = {name: value for name, value in choices.items() if name.islower()}
         settings = {name: value for name, value in choices.items() if name.isupper()}
+        if answers.get("state_storage") == "postgresql":
+            settings.setdefault("SECRET_KEY", "only for tests, but longer than 32 characters")
+            if "STATE_DATABASE" not in settings:
+                settings["STATE_DATABASE"] = request.getfixturevalue("postgresql").new_database()
         made.append(Application(bake(**answers), RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
         return made[-1]
 

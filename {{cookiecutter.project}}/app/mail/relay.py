@@ -59,7 +59,7 @@ class Relay(server.Relay):
             self.send_now(envelope)
 
     def deliver(self, message, To=None, From=None):
-        """Send a message, or hold it where mail is being handled; arguments as in Salmon.
+        """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
 
         `From` is the envelope sender, `<>` for the null sender. Raises
         `salmon.server.SMTPError`, 451 when sending again may help and 550 when not.
@@ -182,7 +182,9 @@ def _addresses(value):
 
 def _octets(message):
     """Return the message with CRLF line ends; one that came in (`MailRequest`) exactly as it came."""
-    if hasattr(message, "Data"):
+    if isinstance(message, bytes):
+        data = message
+    elif hasattr(message, "Data"):
         data = message.Data
     elif hasattr(message, "as_bytes"):
         data = message.as_bytes(policy=message.policy.clone(cte_type="7bit", linesep="\r\n"))

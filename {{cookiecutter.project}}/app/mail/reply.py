@@ -2,22 +2,19 @@
 
 import hashlib
 import re
-from email.charset import QP, Charset
 from email.header import Header
-from email.mime.text import MIMEText
 from email.utils import formataddr, formatdate, parseaddr
 
 from salmon import view
 
 from app.mail.manners import header, is_from_machine, reply_limit
+from app.mail.plain_text import one_line, plain_text
 from config import settings
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
 REFERENCES = 20
+REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one line
 LONGEST_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
-PLAIN = re.compile(r"(?:[\t -~]{0,900}\n)*")
-UTF_8 = Charset("utf-8")
-UTF_8.body_encoding = QP
 
 
 def reply(message, template, From, Reply_To=None, **variables):
@@ -32,32 +29,27 @@ def reply(message, template, From, Reply_To=None, **variables):
     if is_from_machine(message) or reply_limit.is_reached(message.From):
         return
     subject, _, text = view.render(variables, template).partition("\n\n")
-    text = _without_surrogates(text).rstrip("\n") + "\n"
-    answer = MIMEText(text, _charset="us-ascii" if PLAIN.fullmatch(text) else UTF_8)
-    answer["From"] = _mailbox(From)
-    answer["To"] = message.From
-    if Reply_To:
-        answer["Reply-To"] = _mailbox(Reply_To)
-    answer["Subject"] = _subject(one_line(subject))
-    answer["Date"] = formatdate()
-    answer["Message-ID"] = _own_id(message, template)
-    answer["Auto-Submitted"] = "auto-replied"
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
-    if answered:
-        answer["In-Reply-To"] = answered[0]
-        thread = MESSAGE_ID.findall(header(message, "References"))[-REFERENCES:]
-        answer["References"] = " ".join([*thread, *answered])
-    settings.relay.deliver(answer, To=message.From, From="<>")
+    headers = {
+        "From": _mailbox(From),
+        "To": message.From,
+        "Reply-To": Reply_To and _mailbox(Reply_To),
+        "Subject": _subject(one_line(subject)),
+        "Date": formatdate(),
+        "Message-ID": _own_id(message, template),
+        "Auto-Submitted": "auto-replied",
+        "In-Reply-To": " ".join(answered),
+        "References": " ".join([*_thread(message), *answered]) if answered else "",
+    }
+    settings.relay.deliver(plain_text(headers, text.rstrip("\n") + "\n"), To=message.From, From="<>")
 
 
-def one_line(text):
-    """Return `text` fit for a header: no line ends, no other control characters, no lone surrogates."""
-    text = _without_surrogates(text)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _without_surrogates(text):
-    return text.encode("utf-8", "replace").decode()
+def _thread(message):
+    """Return the last of the mails that the mail itself refers to."""
+    thread = MESSAGE_ID.findall(header(message, "References"))[-REFERENCES:]
+    while sum(map(len, thread)) + len(thread) > REFERENCES_OCTETS:
+        del thread[0]
+    return thread
 
 
 def _subject(text):
@@ -69,7 +61,10 @@ def _subject(text):
 
 def _mailbox(text):
     """Return an address with or without a name, the name encoded as RFC 2047 asks."""
-    name, address = parseaddr(one_line(text))
+    text = one_line(text)
+    if text.isascii() and "<" not in text:
+        return text
+    name, address = parseaddr(text)
     if name.isascii():
         return formataddr((name, address))
     mailbox = Header(name, "utf-8", header_name="Reply-To")

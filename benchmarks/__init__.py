@@ -1,0 +1,1 @@
+"""How fast the generated application is, beside what its user would have instead: `python -m benchmarks`."""

@@ -1,0 +1,476 @@
+"""What a receiver says to whom, octet by octet, over a real connection to a running application."""
+
+import itertools
+import random
+import re
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import baking
+from tests.application import Application
+from tests.raw import Raw
+from tests.sink import Sink
+from tests.waiting import wait_until
+
+ALICE = "alice@people.example"
+MAIL = b"From: alice@people.example\r\nSubject: hello\r\nMessage-ID: <1@people.example>\r\n\r\nHello."
+
+# What no sample handler does: fail after a reply, wait, end the process, refuse in its own words, keep what came.
+PROBE = """
+import time
+from pathlib import Path
+
+from salmon.routing import route, stateless
+from salmon.server import SMTPError
+
+from app.mail.reply import reply
+from config import settings
+
+
+@route("fails@(host)")
+def START(message, host):
+    reply(message, "welcome.msg", From="news@example.com", list_name="news", domain=host)
+    if Path("broken").exists():
+        raise RuntimeError("broken on purpose")
+    return DONE
+
+
+@route("fails@(host)")
+def DONE(message, host):
+    return DONE
+
+
+@route("exits@(host)")
+@stateless
+def EXIT(message, host):
+    raise SystemExit(3)
+
+
+@route("refuses@(host)")
+@stateless
+def REFUSE(message, host):
+    raise SMTPError(550, "5.7.1 Nein, sagte er,\\r\\n250 sch\\u00f6n")
+
+
+@route("waits@(host)")
+@stateless
+def WAIT(message, host):
+    Path("waiting").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+    Path("waited").touch()
+
+
+@route("keeps@(host)")
+@stateless
+def KEEP(message, host):
+    Path("kept").write_bytes(message.Data)
+"""
+
+
+def probed(folder):
+    """Add the handlers of this file to the application in `folder`."""
+    (folder / "app" / "handlers" / "probe.py").write_text(PROBE)
+    settings = folder / "config" / "settings.py"
+    text = settings.read_text()
+    assert '"app.handlers.postmaster"]' in text
+    settings.write_text(text.replace('"app.handlers.postmaster"]', '"app.handlers.postmaster", "app.handlers.probe"]'))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["lmtp", "smtp"])
+def app(request, tmp_path_factory):
+    """One application for all tests that leave it as it was, with its sink as `app.sink`."""
+    folder = probed(baking.bake(tmp_path_factory.mktemp(request.param)))
+    with Sink() as sink:
+        settings = {
+            "RECEIVER_PROTOCOL": request.param,
+            "RELAY_HOST": sink.host,
+            "RELAY_PORT": sink.port,
+            "MAX_MESSAGE_SIZE": 1_000_000,
+            "REPLIES_PER_HOUR": 100_000,
+        }
+        with Application(folder, **settings) as app:
+            app.sink = sink
+            app.protocol = request.param
+            app.start()
+            yield app
+            assert app.process.poll() is None, app.logged()[-2000:]
+
+
+@pytest.fixture
+def raw(app):
+    with Raw(app.port, app.protocol) as raw:
+        yield raw
+
+
+@pytest.fixture
+def sender():
+    """A sender whom nobody has met."""
+    return f"{next(_numbers)}.{random.getrandbits(40):x}@people.example"
+
+
+_numbers = itertools.count()
+
+
+def kept(app):
+    return (app.folder / "kept").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b".", b"..", b"...", b".a", b"a.", b". "],
+        [b"a\n.b", b"\n.", b"tail"],
+        [b"", b"", b"."],
+        [b"\x00\xff\x80", b"x" * 20_000],
+    ],
+)
+def test_a_mail_arrives_octet_by_octet(app, raw, lines):
+    text = b"\r\n".join(lines)
+    stuffed = re.sub(rb"(^|\r\n)\.", rb"\1..", text)
+
+    assert raw.mail(ALICE, "keeps@example.com", b"Subject: dots\r\n\r\n" + stuffed).startswith("250")
+    assert kept(app) == (b"Subject: dots\r\n\r\n" + text + b"\r\n").replace(b"\r\n", b"\n")
+
+
+def test_a_mail_of_nothing_at_all_ends(app, raw):
+    raw.say(b"MAIL FROM:<a@people.example>\r\n")
+    raw.say(b"RCPT TO:<keeps@example.com>\r\n")
+    raw.say(b"DATA\r\n")
+
+    assert raw.say(b".\r\n").startswith("250")
+    assert kept(app).strip() == b""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"MAIL FROM:<>",
+        b"MAIL FROM:<a@b.example> SIZE=1 BODY=8BITMIME",
+        b"MAIL FROM:<a@b.example> RET=HDRS ENVID=x",
+        b"mail from: <a@b.example>",
+        b"MAIL FROM:<@relay.example,@other.example:a@b.example>",
+        b'MAIL FROM:<"a b"@b.example>',
+        b"MAIL FROM:<a@[192.0.2.1]>",
+    ],
+)
+def test_senders_as_they_are_written(raw, command):
+    assert raw.say(command + b"\r\n").startswith("250")
+
+
+@pytest.mark.parametrize(
+    "command, answer",
+    [
+        (b"MAIL FROM:<j\xc3\xb6rg@b.example>", "553 5.6.7"),
+        (b"MAIL FROM:<a\x01@b.example>", "553 5.1.7"),
+        (b"MAIL FROM:<a\x00@b.example>", "553 5.1.7"),
+        (b"MAIL FROM:<" + b"a" * 250 + b"@b.example>", "553 5.1.7"),
+        (b"MAIL FROM:<a@b.example> SIZE=1000001", "552 5.3.4"),
+        (b"MAIL FROM:<a@b.example", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.example>SIZE=1", "501 5.5.4"),
+        (b"MAIL", "501 5.5.4"),
+        (b"MAIL FROM:<" + b"a" * 5000 + b"@b.example>", "500 5.5.2"),
+        (b"\xff\xfe\x00", "500 5.5.2"),
+        (b"NOSUCHTHING", "50"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_the_connection_goes_on(raw, command, answer):
+    assert raw.say(command + b"\r\n").startswith(answer)
+    assert raw.say(b"NOOP\r\n").startswith("250")
+
+
+@pytest.mark.parametrize(
+    "recipient, answer",
+    [
+        (b"<nobody@example.com>", "550 5.1.1"),
+        (b"<news@example.org>", "550 5.1.1"),
+        (b"<news@example.com.evil.example>", "550 5.1.1"),
+        (b"<n\xc3\xa9ws@example.com>", "553 5.6.7"),
+        (b"<>", "550 5.1.1"),
+        (b"<news@example.com> NOTIFY=NEVER ORCPT=rfc822;news@example.com", "250"),
+        (b"<NEWS@Example.COM>", "250"),
+        (b"<postmaster>", "250"),
+        (b"<Postmaster@example.com>", "250"),
+        (b"<abuse@example.com>", "250"),
+    ],
+)
+def test_recipients_are_known_or_refused_at_once(raw, recipient, answer):
+    raw.say(b"MAIL FROM:<a@b.example>\r\n")
+
+    assert raw.say(b"RCPT TO:" + recipient + b"\r\n").startswith(answer)
+
+
+def test_a_mail_that_is_too_big_costs_no_memory_and_no_connection(app, raw):
+    before = memory(app)
+    raw.say(b"MAIL FROM:<a@b.example>\r\n")
+    raw.say(b"RCPT TO:<keeps@example.com>\r\n")
+    raw.say(b"DATA\r\n")
+    for _ in range(500):
+        raw.socket.sendall(b"x" * 99_998 + b"\r\n")
+
+    assert raw.say(b".\r\n").startswith("552 5.3.4")
+    assert memory(app) < before + 20_000_000
+    assert raw.mail(ALICE, "keeps@example.com", MAIL).startswith("250")
+
+
+def test_a_mail_of_the_greatest_size_is_taken(app, raw):
+    head = b"Subject: big\r\n\r\n"
+    body = b"x" * (1_000_000 - len(head) - 2)
+
+    assert raw.mail(ALICE, "keeps@example.com", head + body).startswith("250")
+    assert raw.mail(ALICE, "keeps@example.com", head + body + b"x").startswith("552")
+
+
+def test_each_recipient_has_an_answer(app, raw, sender):
+    raw.say(f"MAIL FROM:<{sender}>\r\n".encode())
+    raw.say(b"RCPT TO:<news-subscribe@example.com>\r\n")
+    second = raw.say(b"RCPT TO:<refuses@example.com>\r\n")
+    raw.say(b"DATA\r\n")
+    first = raw.say(MAIL + b"\r\n.\r\n")
+
+    assert first.startswith("250")
+    if app.protocol == "lmtp":
+        assert second.startswith("250")
+        assert raw.answer().startswith("550 5.7.1")
+    else:
+        assert second.startswith("452 4.5.3")
+
+
+def test_the_words_of_a_handler_stay_one_line(raw):
+    assert raw.mail(ALICE, "refuses@example.com", MAIL) == "550 5.7.1 Nein, sagte er, 250 sch?n"
+    assert raw.say(b"NOOP\r\n").startswith("250")
+
+
+def test_a_handler_that_ends_the_process_does_not(raw):
+    assert raw.mail(ALICE, "exits@example.com", MAIL).startswith("451 4.3.0")
+
+
+def test_a_handler_that_fails_after_its_reply_has_changed_and_sent_nothing(app, raw, sender):
+    (app.folder / "broken").touch()
+    offered = app.sink.offered
+    logged = len(app.logged())
+    for _ in range(3):
+        assert raw.mail(sender, "fails@example.com", MAIL).startswith("451 4.3.0")
+    log = app.logged()[logged:]
+
+    assert app.sink.offered == offered
+    assert log.count("RuntimeError: broken on purpose\n") == log.count("Traceback") == 3
+    assert sender in log and "fails@example.com" in log and "<1@people.example>" in log
+
+    (app.folder / "broken").unlink()
+    assert raw.mail(sender, "fails@example.com", MAIL).startswith("250")
+    assert app.sink.offered == offered + 1
+
+
+@pytest.mark.parametrize(
+    "command, relay, answer",
+    [
+        ("MAIL", "451 4.7.1 later", "451"),
+        ("RCPT", "550 5.1.1 unknown", "550"),
+        ("RCPT", "450 4.2.0 greylisted", "451"),
+        ("DATA", "554 5.7.1 spam", "550"),
+        ("DATA", "452 4.3.1 disk", "451"),
+        ("MAIL", "530 5.7.0 login first", "451"),
+    ],
+)
+def test_what_the_relay_says_is_what_the_client_hears(app, raw, sender, command, relay, answer):
+    app.sink.answers[command] = relay
+    assert raw.mail(sender, "news-subscribe@example.com", MAIL).startswith(answer)
+    app.sink.answers.clear()
+    app.sink.replies.clear()
+
+    # Nothing has changed: the confirmation is asked for as if for the first time.
+    assert raw.mail(sender, "news@example.com", MAIL).startswith("250")
+    (hint,) = app.sink.take()
+    assert hint["Subject"] == "You are not subscribed to news"
+
+
+def test_a_relay_that_is_away_is_a_451_and_is_found_again(app, raw, sender):
+    app.sink.stop()
+    assert raw.mail(sender, "news-subscribe@example.com", MAIL).startswith("451")
+    app.sink.start()
+    app.sink.replies.clear()
+
+    assert raw.mail(sender, "news-subscribe@example.com", MAIL).startswith("250")
+    (confirmation,) = app.sink.take()
+    assert confirmation.sender == "<>"
+    assert confirmation["Auto-Submitted"] == "auto-replied"
+
+
+def test_machines_get_no_answer(app, raw, sender):
+    offered = app.sink.offered
+    for header in (b"Auto-Submitted: auto-replied", b"Precedence: bulk", b"List-Id: <x.example>"):
+        assert raw.mail(sender, "news-subscribe@example.com", header + b"\r\n" + MAIL).startswith("250")
+    assert raw.mail("", "news-subscribe@example.com", MAIL).startswith("250")
+    assert app.sink.offered == offered
+
+    assert raw.mail("", "postmaster@example.com", MAIL).startswith("250")
+    assert app.sink.offered == offered + 1
+
+
+def test_pipelined_mails_are_answered_one_by_one(app, raw):
+    mail = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<keeps@example.com>\r\nDATA\r\n" + MAIL + b"\r\n.\r\n"
+    sending = threading.Thread(target=raw.socket.sendall, args=(mail * 200,))
+    sending.start()
+    answers = [raw.answer()[:3] for _ in range(800)]
+    sending.join(30)
+
+    assert answers == ["250", "250", "354", "250"] * 200
+
+
+def test_many_clients_at_once_are_all_served(app):
+    sockets = [socket.create_connection(("127.0.0.1", app.port), 60) for _ in range(300)]
+
+    def serve(connection):
+        lines = connection.makefile("rb")
+        greeting = lines.readline()
+        connection.sendall(b"QUIT\r\n")
+        return greeting[:3], lines.readline()[:3]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = set(pool.map(serve, sockets))
+    for connection in sockets:
+        connection.close()
+
+    assert answers == {(b"220", b"221")}
+
+
+def test_a_client_that_goes_in_the_middle_of_its_mail_is_forgotten(app, raw):
+    (app.folder / "kept").unlink(missing_ok=True)
+    other = Raw(app.port, app.protocol)
+    other.say(b"MAIL FROM:<a@b.example>\r\n")
+    other.say(b"RCPT TO:<keeps@example.com>\r\n")
+    other.say(b"DATA\r\n")
+    other.socket.sendall(MAIL)
+    other.close()
+
+    assert raw.say(b"NOOP\r\n").startswith("250")
+    assert not (app.folder / "kept").exists()
+
+
+REAL = b"""Received: from mx.people.example (mx.people.example [192.0.2.1])
+\tby mx.example.com (Postfix) with ESMTPS id 1; Mon, 24 Nov 2025 10:00:00 +0000
+From: =?utf-8?q?J=C3=B6rg?= <joerg@people.example>
+To: news@example.com
+Subject: =?utf-8?b?R3LDvMOfZQ==?=
+Message-ID: <2@people.example>
+References: <1@people.example>
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary="b"
+
+--b
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: quoted-printable
+
+Gr=C3=BC=C3=9Fe
+--b
+Content-Type: application/octet-stream; name="x.bin"
+Content-Transfer-Encoding: base64
+
+AAECAwQ=
+--b--
+""".replace(b"\n", b"\r\n")
+RUBBISH = [
+    b"\x00",
+    b"\xff\xfe",
+    b"\xc3",
+    b"=?x?q?",
+    b"=?utf-8?b?!!!?=",
+    b"charset=nonsense",
+    b"multipart/mixed",
+    b"message/rfc822",
+    b"\r\n\r\n",
+    b"\n",
+    b"x" * 3000,
+    b"Content-Type: multipart/mixed; boundary=\r\n",
+    b"From: \r\n",
+    b"Message-ID: \xe4\r\n",
+    b":",
+    b";",
+    b'"',
+    b"<",
+]
+
+
+def mutated(seed):
+    """Return a real mail with some of it cut out, doubled, or with rubbish put in."""
+    chance = random.Random(seed)
+    data = REAL
+    for _ in range(chance.randint(1, 6)):
+        start = chance.randrange(len(data))
+        end = min(len(data), start + chance.randint(0, 60))
+        data = data[:start] + chance.choice([b"", data[start:end] * 2, chance.choice(RUBBISH)]) + data[end:]
+    return data.replace(b"\r\n.", b"\r\n..")
+
+
+def test_mutations_of_real_mails_are_handled_or_refused(app):
+    recipients = itertools.cycle(["news@example.com", "keeps@example.com", "postmaster@example.com"])
+    before = None
+    with Raw(app.port, app.protocol) as raw:
+        for seed, recipient in zip(range(500), recipients, strict=False):
+            answer = raw.mail(f"m{seed % 50}@people.example", recipient, mutated(seed))
+            # What goes on to the postmaster as it came may be too much for the relay: aiosmtpd takes no long lines.
+            honest = ("250", "554", "550") if recipient.startswith("postmaster") else ("250", "554")
+            assert answer[:3] in honest, (seed, answer)
+            if seed == 100:
+                before = memory(app)
+    assert memory(app) < before + 15_000_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stop_finishes_the_mail_at_hand(application, number):
+    app = application()
+    probed(app.folder)
+    app.start()
+    raw = Raw(app.port, "lmtp")
+    raw.say(b"MAIL FROM:<a@b.example>\r\n")
+    raw.say(b"RCPT TO:<waits@example.com>\r\n")
+    raw.say(b"DATA\r\n")
+    raw.socket.sendall(MAIL + b"\r\n.\r\nMAIL FROM:<next@b.example>\r\n")
+    wait_until((app.folder / "waiting").exists)
+
+    app.process.send_signal(number)
+    (app.folder / "go").touch()
+
+    assert raw.answer().startswith("250")
+    assert raw.answer().startswith("421 4.3.2")
+    assert app.process.wait(30) == 0
+    raw.close()
+
+
+def test_a_second_signal_ends_it_now(application):
+    app = application()
+    probed(app.folder)
+    app.start()
+    raw = Raw(app.port, "lmtp")
+    raw.say(b"MAIL FROM:<a@b.example>\r\n")
+    raw.say(b"RCPT TO:<waits@example.com>\r\n")
+    raw.say(b"DATA\r\n")
+    raw.socket.sendall(MAIL + b"\r\n.\r\n")
+    wait_until((app.folder / "waiting").exists)
+
+    app.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not caught(app.process.pid, signal.SIGTERM))
+    app.process.send_signal(signal.SIGTERM)
+
+    assert app.process.wait(30) == -signal.SIGTERM
+    assert not (app.folder / "waited").exists()
+    raw.close()
+
+
+def memory(app):
+    """Return what the application's process has in memory, in octets."""
+    with open(f"/proc/{app.process.pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def caught(process, number):
+    """Tell whether a process has a handler of its own for a signal."""
+    with open(f"/proc/{process}/status") as file:
+        mask = next(line for line in file if line.startswith("SigCgt:")).split()[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)

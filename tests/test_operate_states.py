@@ -49,6 +49,7 @@ ONE_PROCESS = ["shelve"]
 @pytest.mark.parametrize("state_storage", [storage for storage in STORAGES if storage not in ONE_PROCESS])
 def test_an_operator_sees_and_mends_while_the_server_runs(application, sink, state_storage):
     app = application(state_storage=state_storage).start()
+    app.settings["RECEIVER_PORT"] = str(app.port)  # which is taken, as in a real setting
     app.send(ALICE, "news-subscribe")
     sink.take()
 

@@ -11,8 +11,8 @@ DEPENDENCIES = """
     sqlalchemy sqlparse tomli typing-extensions tzdata
 """.split()
 
-PROJECT = {{ cookiecutter.project | tojson }}
-MAIL_DOMAIN = {{ cookiecutter.mail_domain | tojson }}
+PROJECT = {{cookiecutter.project | tojson}}
+MAIL_DOMAIN = {{cookiecutter.mail_domain | tojson}}
 
 
 def refuse(question, answer, rule, example):

@@ -1,0 +1,284 @@
+"""Several workers, one PostgreSQL: what is promised holds between them, and when the server goes away."""
+
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import psycopg
+import pytest
+
+from tests.postgresql import Server
+from tests.waiting import wait_until
+
+ALICE = "alice@people.example"
+BOB = "bob@people.example"
+KEY = "app.handlers.subscription:news"
+QUICKLY = {"STATE_CONNECT_TIMEOUT": 2, "STATE_STATEMENT_TIMEOUT": 2}
+
+
+@pytest.fixture
+def workers(application, tmp_path):
+    """A function: start so many workers, each from a folder of its own as on machines of their own."""
+    started = []
+
+    def workers(number, **settings):
+        first = application(state_storage="postgresql", **settings)
+        started.extend(first.copy(tmp_path / f"machine-{n}") for n in range(number))
+        return [worker.start() for worker in started]
+
+    yield workers
+    for worker in started:
+        worker.__exit__()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A running `Server` of the test's own."""
+    with Server(tmp_path, max_connections=12) as server:
+        yield server
+
+
+def states(worker):
+    """Return the state of each sender, by sender, as the database has it."""
+    with psycopg.connect(worker.settings["STATE_DATABASE"]) as connection:
+        return dict(connection.execute("SELECT sender, state FROM states WHERE key = %s", [KEY]).fetchall())
+
+
+def send(worker, *mail):
+    """Send a mail as `Application.send` does; return the code of the answer, and the seconds that it took."""
+    started = time.monotonic()
+    code, _ = worker.send(*mail)
+    return code, time.monotonic() - started
+
+
+def send_until_taken(worker, *mail):
+    """Send a mail again for as long as it is answered 451, as a mail server does."""
+    wait_until(lambda: send(worker, *mail)[0] == 250, 60)
+
+
+def test_each_step_of_a_conversation_is_taken_once_whichever_worker_gets_it(workers, sink):
+    """Every mail is sent to both workers at the same time: one takes the step, the other one comes after it."""
+    pair = workers(2)
+    both = threading.local()
+
+    def to_both(sender, recipient):
+        if not hasattr(both, "pool"):
+            both.pool = ThreadPoolExecutor(2)
+        list(both.pool.map(lambda worker: send_until_taken(worker, sender, recipient), pair))
+
+    def converse(number):
+        sender = f"{number}@people.example"
+        to_both(sender, "news-subscribe")
+        confirm = wait_until(lambda: confirmations().get(sender), 60)
+        to_both(sender, confirm)
+        if number % 2:
+            to_both(sender, "news-unsubscribe")
+
+    def confirmations():
+        return {reply.recipients[0]: reply["Reply-To"] for reply in list(sink.replies) if reply["Reply-To"]}
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(converse, range(200)))
+
+    subjects = Counter((reply.recipients[0], reply["Subject"]) for reply in sink.wait_for(1000, 60))
+    for number in range(200):
+        sender = f"{number}@people.example"
+        assert subjects[sender, "Please confirm your subscription to news"] == 2
+        assert subjects[sender, "Welcome to news"] == 1
+        assert subjects[sender, "You are subscribed to news already"] == 1
+        assert subjects[sender, "Goodbye from news"] == number % 2
+        assert subjects[sender, "You are not subscribed to news"] == number % 2
+    assert states(pair[0]) == {f"{number}@people.example": "SUBSCRIBED" for number in range(0, 200, 2)}
+
+
+def test_a_server_that_is_stopped_or_killed_loses_nothing_that_was_acknowledged(workers, server):
+    pair = workers(2, STATE_DATABASE=server.new_database())
+    numbers, answers, over = count(), [], threading.Event()
+
+    def senders(worker):
+        while not over.is_set():
+            sender = f"{next(numbers)}@people.example"
+            answers.append((sender, *send(worker, sender, "news-subscribe")))
+
+    def answered(code, more):
+        before = len(answers)
+        wait_until(lambda: sum(answer[1] == code for answer in answers[before:]) >= more, 60, lambda: answers[before:])
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(senders, worker) for worker in pair * 2]
+        try:
+            answered(250, 20)
+            for go_away in (server.stop, server.kill, server.kill):
+                go_away()
+                answered(451, 20)
+                server.start()
+                answered(250, 20)
+        finally:
+            over.set()
+        for client in clients:
+            client.result()
+
+    assert {code for _, code, _ in answers} == {250, 451}
+    assert max(seconds for *_, seconds in answers) < 30
+    acknowledged = {sender for sender, code, _ in answers if code == 250}
+    kept = states(pair[0])
+    assert acknowledged <= kept.keys()
+    # One whose commit was under way may be kept although nobody was told.
+    assert len(kept) - len(acknowledged) <= 3 * len(clients)
+    for sender in {sender for sender, code, _ in answers if code == 451}:
+        assert send(pair[0], sender, "news-subscribe")[0] == 250
+
+
+def test_a_lost_connection_is_not_noticed(workers, postgresql):
+    (worker,) = workers(1)
+    for sender in (ALICE, BOB):
+        with postgresql.connect() as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s",
+                [worker.settings["STATE_DATABASE"].rpartition("/")[2]],
+            )
+            assert ended.fetchall() == [(True,)]
+        assert send(worker, sender, "news-subscribe")[0] == 250
+
+
+def test_too_many_connections(workers, server):
+    (worker,) = workers(1, STATE_DATABASE=server.new_database())
+    others = []
+    with pytest.raises(psycopg.OperationalError, match="too many|remaining connection slots"):
+        while True:
+            others.append(psycopg.connect(worker.settings["STATE_DATABASE"]))
+    others[0].execute(
+        "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'mail' AND pid <> ALL(%s)",
+        [[other.info.backend_pid for other in others]],
+    )
+    others.append(psycopg.connect(worker.settings["STATE_DATABASE"]))
+
+    assert send(worker, ALICE, "news-subscribe")[0] == 451
+
+    for other in others:
+        other.close()
+    send_until_taken(worker, ALICE, "news-subscribe")
+    worker.wait_for_log("too many")
+
+
+def test_a_server_that_hangs_is_given_up(workers, server):
+    (worker,) = workers(1, STATE_DATABASE=server.new_database(), **QUICKLY)
+    assert send(worker, ALICE, "news-subscribe")[0] == 250
+
+    with server.frozen():
+        for sender in (ALICE, BOB):
+            code, seconds = send(worker, sender, "news-subscribe")
+            assert code == 451
+            assert seconds < 30
+
+    send_until_taken(worker, BOB, "news-subscribe")
+    worker.wait_for_log("no answer of the server within 2 seconds")
+
+
+def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
+    (worker,) = workers(1)
+    with psycopg.connect(worker.settings["STATE_DATABASE"]) as connection:
+        connection.execute("LOCK TABLE states")
+        assert send(worker, ALICE, "news-subscribe")[0] == 451
+    assert send(worker, ALICE, "news-subscribe")[0] == 250
+
+
+def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(workers, application):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stuck, other = workers(2)
+        stuck.terminate()
+        stuck.settings["RELAY_PORT"] = silent.getsockname()[1]
+        stuck.start()
+        client = stuck.client()
+        client.mail(ALICE)
+        client.rcpt(stuck.address("news-subscribe"))
+        client.putcmd("data")
+        client.getreply()
+        client.send(b"Subject: hello\r\n\r\n.\r\n")
+        silent.accept()  # the mail has been handled, and the worker waits for its relay
+
+        assert send(other, ALICE, "news-subscribe")[0] == 451
+        assert send(other, BOB, "news-subscribe")[0] == 250
+
+        stuck.kill()
+        assert send(other, ALICE, "news")[0] == 250
+    assert states(other) == {BOB: "CONFIRMING"}
+
+
+def test_ten_workers_make_one_table(baked, postgresql):
+    program = """
+import os, sys, time
+from app.model.state_storage import SQLAlchemyStorage
+at = time.time() + 0.5
+children = []
+for number in range(10):
+    children.append(os.fork())
+    if children[-1] == 0:
+        status = 1
+        try:
+            time.sleep(max(0, at - time.time()))
+            SQLAlchemyStorage(sys.argv[1]).set("key", str(number), "SUBSCRIBED")
+            status = 0
+        finally:
+            os._exit(status)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+assert len(list(SQLAlchemyStorage(sys.argv[1]))) == 10
+"""
+    from tests.application import Application
+
+    for _ in range(3):
+        made = Application(baked("postgresql")).python(program, postgresql.new_database())
+        assert made.returncode == 0, made.stderr
+
+
+def test_a_role_that_may_not_make_tables_needs_none(workers, postgresql):
+    (worker,) = workers(1)
+    worker.terminate()
+    url = worker.settings["STATE_DATABASE"]
+    with postgresql.connect(url.rpartition("/")[2]) as connection:
+        connection.execute("CREATE ROLE guest LOGIN")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON states TO guest")
+    worker.settings["STATE_DATABASE"] = url.replace("mail@", "guest@")
+
+    worker.start()
+
+    assert send(worker, ALICE, "news-subscribe")[0] == 250
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({}, "SECRET_KEY '' cannot be used: it must be set"),
+        ({"STATE_DATABASE": "postgresql://mail:secret@127.0.0.1:1/mail"}, "Connection refused"),
+        ({"STATE_DATABASE": "mail:secret@db"}, "it is no URL"),
+        ({"STATE_DATABASE": "mariadb://mail:secret@127.0.0.1/mail"}, "No module named 'pymysql'"),
+        ({"STATE_DATABASE": "postgresql://mail:secret\n@127.0.0.1/mail"}, "must say where"),
+        ({"STATE_STATEMENT_TIMEOUT": "soon"}, "must be seconds"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_start_in_one_line(application, settings, reason):
+    app = application(state_storage="postgresql", **settings)
+    if not settings:
+        app.settings["SECRET_KEY"] = ""
+
+    started = app.run("salmon", "start", "--no-daemon")
+
+    assert started.returncode == 1
+    (line,) = started.stderr.splitlines()
+    assert re.match(r"ERROR: (STATE_\w+|SECRET_KEY) ", line)
+    assert reason in line
+    assert "secret" not in line
+
+
+def test_its_own_tests_on_the_server(baked, postgresql):
+    from tests.application import Application
+
+    app = Application(baked("postgresql"))
+    environment = {**app.environment, "TEST_DATABASE": postgresql.new_database(), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model", env=environment)
+    assert result.returncode == 0, result.stdout
+    assert "skipped" not in result.stdout

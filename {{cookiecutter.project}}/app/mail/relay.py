@@ -91,10 +91,8 @@ class Relay(server.Relay):
         """Send one `Envelope`; raise `salmon.server.SMTPError` 451 or 550 when the relay does not take it."""
         with self._one_mail:
             try:
-                self._begin(envelope)
-                for recipient in envelope.recipients:
-                    _expect_success(self._connection.rcpt(recipient))
-                _expect_success(self._connection.data(envelope.data))
+                self._offer(envelope)
+                _exchange(self._connection, [_stuffed(envelope.data) + b"."])
             except (OSError, smtplib.SMTPException) as error:
                 self._forget()
                 raise _refusal(error) from error
@@ -109,25 +107,26 @@ class Relay(server.Relay):
                     pass
             self._forget()
 
-    def _begin(self, envelope):
-        """Say MAIL over the kept connection, or over a new one when the relay has ended that.
+    def _offer(self, envelope):
+        """Say all that comes before the content, over the kept connection or, when the relay has ended that, a new one.
 
-        Until DATA nothing has been sent, so nothing is sent twice.
+        Until the content nothing has been sent, so nothing is sent twice.
         """
         if self._connection is not None:
             try:
-                answer = _mail(self._connection, envelope)
-                if answer[0] != 421:
-                    _expect_success(answer)
-                    return
+                _offer(self._connection, envelope)
+                return
             except smtplib.SMTPServerDisconnected:
                 pass
+            except smtplib.SMTPResponseException as error:
+                if error.smtp_code != 421:
+                    raise
             self._forget()
         try:
             self._connection = self.configure_relay(self.hostname)
         except (OSError, smtplib.SMTPException) as error:
             raise ConnectionError(f"no connection to {self}: {error}") from error
-        _expect_success(_mail(self._connection, envelope))
+        _offer(self._connection, envelope)
 
     def _forget(self):
         if self._connection is not None:
@@ -146,19 +145,37 @@ class Outbox(Relay):
         self.sent.append(envelope)
 
 
-def _mail(connection, envelope):
-    options = []
+def _offer(connection, envelope):
+    options = ""
     if connection.has_extn("size"):
-        options.append(f"SIZE={len(envelope.data)}")
+        options += f" SIZE={len(envelope.data)}"
     if connection.has_extn("8bitmime") and not envelope.data.isascii():
-        options.append("BODY=8BITMIME")
-    return connection.mail(envelope.sender, options)
+        options += " BODY=8BITMIME"
+    paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
+    commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
+    if not all(map(str.isprintable, commands)):
+        raise ValueError(f"an address that cannot be sent: {envelope.sender!r} or one of {envelope.recipients!r}")
+    lines = [command.encode("ascii") for command in commands]
+    if connection.has_extn("pipelining"):
+        _exchange(connection, lines)
+    else:
+        for line in lines:
+            _exchange(connection, [line])
 
 
-def _expect_success(answer):
-    code, text = answer
-    if not 200 <= code < 300:
-        raise smtplib.SMTPResponseException(code, text)
+def _exchange(connection, lines):
+    """Send lines at once (RFC 2920) and take an answer to each; raise `smtplib.SMTPResponseException` for a refusal."""
+    connection.send(b"".join(line + b"\r\n" for line in lines))
+    for _ in lines:
+        code, text = connection.getreply()
+        if not 200 <= code < 400:
+            raise smtplib.SMTPResponseException(code, text)
+
+
+def _stuffed(data):
+    """Return lines of octets as they stand before the dot that ends a mail (RFC 5321, section 4.5.2)."""
+    data = data if data.endswith(b"\r\n") else data + b"\r\n"
+    return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
 
 
 def _refusal(error):

@@ -1,0 +1,110 @@
+"""The relay is a real server on loopback, with and without PIPELINING (RFC 2920)."""
+
+import socket
+import threading
+from contextlib import suppress
+
+import pytest
+from salmon.server import SMTPError
+
+from app.mail.relay import Envelope, Relay
+
+MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\r\n..two\r\n")
+
+
+class Server:
+    """Takes mail, and answers what `answers` has for a command; a None closes the connection instead."""
+
+    def __init__(self, *extensions):
+        self.extensions = extensions
+        self.answers = {}
+        self.connections = 0
+        self.mails = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection, suppress(ConnectionError), connection.makefile("rwb") as wire:
+                self._serve(wire)
+
+    def _serve(self, wire):
+        self._say(wire, "220 hello")
+        for line in wire:
+            command = line[:4].upper().strip().decode()
+            answer = self.answers.get(command, "354 go on" if command == "DATA" else "250 ok")
+            if answer is None:
+                return
+            if command == "EHLO":
+                answer = "\r\n".join([*(f"250-{extension}" for extension in self.extensions), "250 HELP"])
+            self._say(wire, answer)
+            if answer.startswith("354"):
+                content = b""
+                while (line := wire.readline()) != b".\r\n":
+                    if not line:
+                        return
+                    content += line.removeprefix(b".")
+                self.mails.append(content)
+                self._say(wire, self.answers.get("content", "250 taken"))
+
+    def _say(self, wire, answer):
+        wire.write(answer.encode() + b"\r\n")
+        wire.flush()
+
+
+@pytest.fixture(params=[(), ("PIPELINING", "SIZE 1000000", "8BITMIME")], ids=["bare", "pipelining"])
+def server(request):
+    server = Server(*request.param)
+    yield server
+    server.listener.close()
+
+
+@pytest.fixture
+def relay(server):
+    relay = Relay(*server.listener.getsockname(), timeout=10)
+    yield relay
+    relay.close()
+
+
+def test_mails_arrive_as_they_are_over_one_connection(server, relay):
+    relay.send_now(MAIL)
+    relay.send_now(MAIL)
+
+    assert server.mails == [MAIL.data, MAIL.data]
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(("command", "answer", "code"), [("MAIL", "451 no", 451), ("RCPT", "550 no", 550)])
+def test_a_refusal_is_passed_on_and_nothing_was_sent(server, relay, command, answer, code):
+    server.answers[command] = answer
+    with pytest.raises(SMTPError) as refused:
+        relay.send_now(MAIL)
+
+    server.answers.clear()
+    relay.send_now(MAIL)
+    assert refused.value.code == code
+    assert server.mails == [MAIL.data]
+
+
+def test_a_connection_that_the_relay_has_ended_is_made_anew(server, relay):
+    relay.send_now(MAIL)
+    server.answers["MAIL"] = None
+    with pytest.raises(SMTPError) as refused:
+        relay.send_now(MAIL)
+
+    server.answers.clear()
+    relay.send_now(MAIL)
+    assert refused.value.code == 451
+    assert (len(server.mails), server.connections) == (2, 3)
+
+
+def test_nothing_in_an_address_becomes_a_command(server, relay):
+    with pytest.raises(ValueError):
+        relay.send_now(Envelope("<>", ('"a\r\nDATA"@people.example',), MAIL.data))
+
+    assert server.mails == []

@@ -38,7 +38,7 @@ def workers(application, tmp_path):
 @pytest.fixture
 def server(tmp_path):
     """A running `Server` of the test's own."""
-    with Server(tmp_path, max_connections=12) as server:
+    with Server(tmp_path) as server:
         yield server
 
 
@@ -55,6 +55,11 @@ def send(worker, *mail):
     return code, time.monotonic() - started
 
 
+def header(reply, name):
+    """Return a short header of a `Reply`, without the time that it takes to parse all of it."""
+    return re.search(rf"^{name}: (.*)\r$", reply.data.decode("ascii"), re.MULTILINE)[1]
+
+
 def send_until_taken(worker, *mail):
     """Send a mail again for as long as it is answered 451, as a mail server does."""
     wait_until(lambda: send(worker, *mail)[0] == 250, 60)
@@ -63,28 +68,37 @@ def send_until_taken(worker, *mail):
 def test_each_step_of_a_conversation_is_taken_once_whichever_worker_gets_it(workers, sink):
     """Every mail is sent to both workers at the same time: one takes the step, the other one comes after it."""
     pair = workers(2)
-    both = threading.local()
+    mine = threading.local()
 
     def to_both(sender, recipient):
-        if not hasattr(both, "pool"):
-            both.pool = ThreadPoolExecutor(2)
-        list(both.pool.map(lambda worker: send_until_taken(worker, sender, recipient), pair))
+        if not hasattr(mine, "pool"):
+            mine.pool, mine.clients = ThreadPoolExecutor(2), [worker.client() for worker in pair]
+        list(mine.pool.map(lambda client: send_over(client, sender, pair[0].address(recipient)), mine.clients))
+
+    def send_over(client, sender, recipient):
+        client.mail(sender)
+        client.rcpt(recipient)
+        answer = client.data(b"Subject: hello\r\n\r\nHello.\r\n")
+        if answer[0] == 451:  # as a mail server does, which tries again
+            return send_over(client, sender, recipient)
+        assert answer[0] == 250
 
     def converse(number):
         sender = f"{number}@people.example"
         to_both(sender, "news-subscribe")
-        confirm = wait_until(lambda: confirmations().get(sender), 60)
+        confirm = wait_until(lambda: confirmation(sender), 60)
         to_both(sender, confirm)
         if number % 2:
             to_both(sender, "news-unsubscribe")
 
-    def confirmations():
-        return {reply.recipients[0]: reply["Reply-To"] for reply in list(sink.replies) if reply["Reply-To"]}
+    def confirmation(sender):
+        found = [header(reply, "Reply-To") for reply in list(sink.replies) if reply.recipients == (sender,)]
+        return found and found[0]
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(converse, range(200)))
 
-    subjects = Counter((reply.recipients[0], reply["Subject"]) for reply in sink.wait_for(1000, 60))
+    subjects = Counter((reply.recipients[0], header(reply, "Subject")) for reply in sink.wait_for(1000, 60))
     for number in range(200):
         sender = f"{number}@people.example"
         assert subjects[sender, "Please confirm your subscription to news"] == 2
@@ -145,24 +159,18 @@ def test_a_lost_connection_is_not_noticed(workers, postgresql):
         assert send(worker, sender, "news-subscribe")[0] == 250
 
 
-def test_too_many_connections(workers, server):
-    (worker,) = workers(1, STATE_DATABASE=server.new_database())
-    others = []
-    with pytest.raises(psycopg.OperationalError, match="too many|remaining connection slots"):
-        while True:
-            others.append(psycopg.connect(worker.settings["STATE_DATABASE"]))
-    others[0].execute(
-        "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'mail' AND pid <> ALL(%s)",
-        [[other.info.backend_pid for other in others]],
-    )
-    others.append(psycopg.connect(worker.settings["STATE_DATABASE"]))
-
-    assert send(worker, ALICE, "news-subscribe")[0] == 451
-
-    for other in others:
-        other.close()
-    send_until_taken(worker, ALICE, "news-subscribe")
-    worker.wait_for_log("too many")
+def test_too_many_connections(workers, postgresql):
+    (worker,) = workers(1)
+    database = worker.settings["STATE_DATABASE"].rpartition("/")[2]
+    with postgresql.connect() as connection:
+        connection.execute(f"ALTER DATABASE {database} CONNECTION LIMIT 0")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s", [database]
+        )
+        assert send(worker, ALICE, "news-subscribe")[0] == 451
+        connection.execute(f"ALTER DATABASE {database} CONNECTION LIMIT 9")
+    assert send(worker, ALICE, "news-subscribe")[0] == 250
+    worker.wait_for_log("too many connections")
 
 
 def test_a_server_that_hangs_is_given_up(workers, server):
@@ -176,7 +184,7 @@ def test_a_server_that_hangs_is_given_up(workers, server):
             assert seconds < 30
 
     send_until_taken(worker, BOB, "news-subscribe")
-    worker.wait_for_log("no answer of the server within 2 seconds")
+    worker.wait_for_log("connection timeout expired")
 
 
 def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
@@ -187,7 +195,7 @@ def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
     assert send(worker, ALICE, "news-subscribe")[0] == 250
 
 
-def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(workers, application):
+def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(workers):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stuck, other = workers(2)
         stuck.terminate()
@@ -199,13 +207,14 @@ def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(wo
         client.putcmd("data")
         client.getreply()
         client.send(b"Subject: hello\r\n\r\n.\r\n")
-        silent.accept()  # the mail has been handled, and the worker waits for its relay
+        relay, _ = silent.accept()  # the mail has been handled, and the worker waits for its relay
 
         assert send(other, ALICE, "news-subscribe")[0] == 451
         assert send(other, BOB, "news-subscribe")[0] == 250
 
         stuck.kill()
         assert send(other, ALICE, "news")[0] == 250
+        relay.close()
     assert states(other) == {BOB: "CONFIRMING"}
 
 

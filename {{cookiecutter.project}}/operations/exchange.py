@@ -110,12 +110,15 @@ def place(handler):
 
 def _states(message):
     """Return the state of the sender in each module that keeps one for this address, in the Router's order."""
-    return {
-        handler.__module__: Router.get_state(handler.__module__, message)
-        for handlers, _ in Router.match(message.To)
-        for handler in handlers
-        if not salmon_setting(handler, "stateless")
-    }
+    try:
+        return {
+            handler.__module__: Router.get_state(handler.__module__, message)
+            for handlers, _ in Router.match(message.To)
+            for handler in handlers
+            if not salmon_setting(handler, "stateless")
+        }
+    except SMTPError:  # the storage fails, and so does the mail
+        return {}
 
 
 @contextmanager

@@ -213,6 +213,7 @@ def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(wo
         assert send(other, BOB, "news-subscribe")[0] == 250
 
         stuck.kill()
+        relay.close()
         assert send(other, ALICE, "news")[0] == 250
         relay.close()
     assert states(other) == {BOB: "CONFIRMING"}

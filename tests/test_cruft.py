@@ -1,6 +1,5 @@
 """An application lives on: the template changes, the storage is changed, and what the user wrote stays."""
 
-import itertools
 import json
 import os
 import shutil
@@ -113,11 +112,25 @@ def test_the_template_moves_on_and_the_users_edits_stay(template, create):
     assert folder.run(CRUFT, "check")
 
 
-@pytest.mark.parametrize(["first", "second"], list(itertools.permutations(STORAGES, 2)))
-def test_the_storage_is_changed_and_every_state_comes_along(create, sink, first, second):
+@pytest.fixture
+def environment(request, sink):
+    """A function: the settings for a storage that come from the environment; the signing key is the same for each."""
+
+    def environment(state_storage):
+        settings = {"RECEIVER_PORT": "0", "RELAY_HOST": sink.host, "RELAY_PORT": sink.port, "SECRET_KEY": "x" * 40}
+        if state_storage == "postgresql":
+            settings["STATE_DATABASE"] = request.getfixturevalue("postgresql").new_database()
+        return settings
+
+    return environment
+
+
+# Each storage is left once and come to once; tests/test_operate_states.py moves rows between every two.
+@pytest.mark.parametrize(["first", "second"], list(zip(STORAGES, STORAGES[1:] + STORAGES[:1], strict=True)))
+def test_the_storage_is_changed_and_every_state_comes_along(create, sink, environment, first, second):
     folder = create(first)
     own_edits(folder)
-    with Application(folder.path, RELAY_HOST=sink.host, RELAY_PORT=sink.port) as app:
+    with Application(folder.path, **environment(first)) as app:
         app.start()
         assert app.send(ALICE, "dev-subscribe")[0] == 250
         (confirmation,) = sink.take()
@@ -125,6 +138,7 @@ def test_the_storage_is_changed_and_every_state_comes_along(create, sink, first,
         exported = app.run("python", "operate.py", "states", "export").stdout
 
         folder.run(CRUFT, "update", "-y", "--variables-to-update", json.dumps({"state_storage": second}))
+        app.settings = environment(second)
         imported = app.run("python", "operate.py", "states", "import", input=exported)
 
         assert imported.stdout == "1 rows: 1 new, 0 overwritten, 0 there already\n", imported.stderr

@@ -31,7 +31,7 @@ class SpreadingPostfix(postfix.Postfix):
         (line,) = re.findall(r"^# (\S+ +workers)$", workers, re.MULTILINE)
         (etc / "transport").write_text(f"{line}\n")
         for usual, port in zip((8823, 8824), self.ports, strict=True):
-            workers = workers.replace(f"inet:127.0.0.1:{usual}", f"inet:127.0.0.1:{port}")
+            workers = workers.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
         (etc / "workers").write_text(workers)
 
 

@@ -23,10 +23,11 @@ def combinations():
     return [dict(zip(questions, answers, strict=True)) for answers in itertools.product(*questions.values())]
 
 
-def bake(folder, **answers):
+def bake(folder, output_dir=None, **answers):
     """Return the folder of a new application in `folder`; questions not in `answers` have their defaults.
 
-    What cookiecutter remembers between two calls stays within `folder`, too.
+    What cookiecutter remembers between two calls stays within `folder`, too, also when the
+    application goes to `output_dir`.
     """
     configuration = Path(folder) / "cookiecutter.yaml"
     configuration.write_text(f"replay_dir: {folder}/.replay\ncookiecutters_dir: {folder}/.cookiecutters\n")
@@ -35,7 +36,7 @@ def bake(folder, **answers):
             str(TEMPLATE),
             no_input=True,
             extra_context=answers,
-            output_dir=str(folder),
+            output_dir=str(output_dir or folder),
             config_file=str(configuration),
         )
     )

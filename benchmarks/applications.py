@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests import baking
 from tests.application import SALMON, Application
+from tests.postgresql import Server
 from tests.waiting import wait_until
 
 LIST = "news@example.com"
@@ -52,7 +53,12 @@ class Ours:
         self.folder = baking.bake(folder, project=name, state_storage=choice)
         if not replies:
             _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received.msg", list_name)', "pass")
-        self.settings = {"RELAY_PORT": relay_port, "REPLIES_PER_HOUR": 10**6, **settings}
+        self.settings = {
+            "RELAY_PORT": relay_port,
+            "REPLIES_PER_HOUR": 10**6,
+            "SECRET_KEY": "benchmarks" * 4,
+            **settings,
+        }
 
     def prepare(self, senders):
         """Make subscribers of `senders`."""
@@ -146,6 +152,15 @@ class SalmonGen:
 def choices():
     """Return the storages that the template offers, by the answers to its question."""
     return list(baking.STORAGES)
+
+
+def where_states_are(choice, folder, stack):
+    """Return the settings that say where a storage keeps its states; start a server, in `stack`, when it needs one."""
+    if choice != "postgresql":
+        return {}
+    # As durable as the others: every commit is on disk before it returns.
+    server = stack.enter_context(Server(folder, fsync="on", synchronous_commit="on"))
+    return {"STATE_DATABASE": server.new_database()}
 
 
 def _edit(path, old, new):

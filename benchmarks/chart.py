@@ -34,4 +34,6 @@ def bars(title, figures, unit, logarithmic=False):
         ]
     height = (len(figures) + 1) * ROW + 8
     size = f'viewBox="0 0 {LABEL + BAR + 70} {height}" width="{LABEL + BAR + 70}" height="{height}"'
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', f"<style>{STYLE}</style>", *lines, "</svg>\n"])
+    return "\n".join(
+        [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', f"<style>{STYLE}</style>", *lines, "</svg>\n"]
+    )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import applications, sink
@@ -21,6 +21,8 @@ from benchmarks.measure import in_turn, ratio, table
 SUBSCRIBE = "news-subscribe@example.com"
 SENDERS = [f"person{number}@people.example" for number in range(100)]
 
+OURS = {LIST: "SUBSCRIBED", SUBSCRIBE: "CONFIRMING"}
+GENS = {LIST: "NEW_USER", SUBSCRIBE: "NEW_USER"}
 FLOOR = "nothing: answers 250 and forgets"
 BASE = "salmon gen, a reply a mail"
 PROCESSING = Path(__file__).with_name("processing.py")
@@ -28,13 +30,14 @@ PROCESSING = Path(__file__).with_name("processing.py")
 
 @dataclass
 class Contestant:
-    """A server that runs. `state` is where all senders must be in the end, None where nothing is kept."""
+    """A server that runs. `keeps` says in what state a mail to an address must leave its sender, if in any."""
 
     application: object
     running: object
     replies: bool
-    state: str | None
+    keeps: dict
     slow: bool = False  # gets a tenth of the mails, for each takes it milliseconds
+    wanted: dict = field(default_factory=dict)
 
     def sends(self, mails, replies_at, protocol, connections, pipelined=False):
         """Return a function that sends mails and returns what came of it; `mails(count)` makes them."""
@@ -46,9 +49,18 @@ class Contestant:
             wanted = Counter(sender for sender, _ in batch) if self.replies else Counter()
             if (taken := replies_at.taken()) != wanted:
                 raise RuntimeError(f"{wanted.total()} replies wanted, {taken.total()} came: {self.application}")
+            if self.keeps:
+                self.wanted.update((sender, self.keeps[recipient]) for sender, recipient in batch)
             return sent
 
         return send
+
+    def check(self):
+        """See that every sender is where they must be."""
+        states = self.application.states() if self.keeps else {}
+        for sender, state in self.wanted.items():
+            if states.get(sender) != state:
+                raise RuntimeError(f"{sender} is in {states.get(sender)} and not in {state}: {self.application}")
 
 
 def run(folder, quick, say):
@@ -56,9 +68,9 @@ def run(folder, quick, say):
     count, rounds = (20, 1) if quick else (500, 9)
     folder = Path(folder)
     charts = {}
-    with ExitStack() as stack:
-        replies_at = stack.enter_context(sink.running("smtp"))
-        contestants = _start(folder, replies_at, stack)
+    with ExitStack() as servers, ExitStack() as stack:
+        replies_at = servers.enter_context(sink.running("smtp"))
+        contestants = _start(folder, replies_at, servers, stack)
 
         def compare(title, names, mails, protocol="lmtp", connections=1, pipelined=False):
             sends = {n: contestants[n].sends(mails, replies_at, protocol, connections, pipelined) for n in names}
@@ -74,36 +86,38 @@ def run(folder, quick, say):
         smtp = [name for name in contestants if "SMTP" in name]
         compare("SMTP, 1 connection", smtp, _from_subscribers(count), "smtp")
         compare("SMTP, 8 connections", smtp, _from_subscribers(count), "smtp", 8)
-        keep = [n for n in lmtp if contestants[n].replies and (n in (BASE,) or contestants[n].state)]
+        keep = [n for n in lmtp if n == BASE or contestants[n].replies and contestants[n].keeps]
         compare("LMTP, 1 connection, every mail from a new sender: a new state each", keep, _from_strangers(count))
         memory = [[name, f"{contestants[name].running.memory():.0f} MiB"] for name in contestants if name in lmtp[1:]]
         say(table("Memory at the end", ["", "most"], memory))
-    for name, contestant in contestants.items():
-        _check_states(name, contestant)
+        stack.close()
+        for contestant in contestants.values():
+            contestant.check()
     say(_processing(contestants, rounds))
     return charts
 
 
-def _start(folder, replies_at, stack):
+def _start(folder, replies_at, servers, stack):
     port = replies_at.port
     made = {
-        BASE: (SalmonGen(folder, port, replies=True), True, None),
-        "salmon gen, no reply": (SalmonGen(folder, port), False, None),
-        "salmon gen with ShelveStorage, a reply a mail": (SalmonGen(folder, port, True, True), True, "NEW_USER"),
-        "salmon gen with ShelveStorage, no reply": (SalmonGen(folder, port, shelf=True), False, "NEW_USER"),
-        "salmon gen tuned by hand, a reply a mail": (SalmonGen(folder, port, replies=True, tuned=True), True, None),
-        "salmon gen tuned by hand, no reply": (SalmonGen(folder, port, tuned=True), False, None),
+        BASE: (SalmonGen(folder, port, replies=True), True, {}),
+        "salmon gen, no reply": (SalmonGen(folder, port), False, {}),
+        "salmon gen with ShelveStorage, a reply a mail": (SalmonGen(folder, port, True, True), True, GENS),
+        "salmon gen with ShelveStorage, no reply": (SalmonGen(folder, port, shelf=True), False, GENS),
+        "salmon gen tuned by hand, a reply a mail": (SalmonGen(folder, port, replies=True, tuned=True), True, {}),
+        "salmon gen tuned by hand, no reply": (SalmonGen(folder, port, tuned=True), False, {}),
     }
     for choice in applications.choices():
-        made[f"ours with {choice}, a reply a mail"] = (Ours(folder, choice, port), True, "SUBSCRIBED")
-    made["ours with sqlite, no reply"] = (Ours(folder, "sqlite", port, replies=False), False, "SUBSCRIBED")
+        where = applications.where_states_are(choice, folder, servers)
+        made[f"ours with {choice}, a reply a mail"] = (Ours(folder, choice, port, **where), True, OURS)
+    made["ours with sqlite, no reply"] = (Ours(folder, "sqlite", port, replies=False), False, OURS)
     smtp = Ours(folder, "sqlite", port, name="smtp", RECEIVER_PROTOCOL="smtp")
-    contestants = {FLOOR: Contestant(None, stack.enter_context(sink.running("lmtp")), False, None)}
-    contestants["SMTP: " + FLOOR] = Contestant(None, stack.enter_context(sink.running("smtp")), False, None)
-    for name, (application, replies, state) in (made | {"SMTP: ours with sqlite": (smtp, True, "SUBSCRIBED")}).items():
+    contestants = {FLOOR: Contestant(None, stack.enter_context(sink.running("lmtp")), False, {})}
+    contestants["SMTP: " + FLOOR] = Contestant(None, stack.enter_context(sink.running("smtp")), False, {})
+    for name, (application, replies, keeps) in (made | {"SMTP: ours with sqlite": (smtp, True, OURS)}).items():
         application.prepare(SENDERS)
         running = stack.enter_context(application.run())
-        contestants[name] = Contestant(application, running, replies, state, slow="helve" in name)
+        contestants[name] = Contestant(application, running, replies, keeps, slow="helve" in name)
     return contestants
 
 
@@ -125,15 +139,6 @@ def _shown(title, figures, base):
         middle, late = latencies[len(latencies) // 2], latencies[len(latencies) * 99 // 100]
         rows.append([name, f"{statistics.median(rates):.0f}", f"{times:.2f}", f"{middle:.2f}", f"{late:.2f}"])
     return table(title, ["", "mails/s", f"times {base.partition(',')[0]}", "median ms", "99 % ms"], rows)
-
-
-def _check_states(name, contestant):
-    if contestant.state is None:
-        return
-    states = contestant.application.states()
-    for sender in SENDERS:
-        if states.get(sender) != contestant.state:
-            raise RuntimeError(f"{name}: {sender} is in {states.get(sender)} and not in {contestant.state}")
 
 
 def _processing(contestants, rounds):

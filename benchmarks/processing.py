@@ -44,7 +44,9 @@ def main(rounds, senders):
         for storage in (bare, sqlite):
             storage.set("app.handlers.subscription:news", sender, "SUBSCRIBED")
     reply = subscription.answer
-    mails = [(s, (HEADERS.format(s, n) + MORE + TEXT).encode()) for n, s in enumerate(senders * (MAILS // len(senders)))]
+    mails = [
+        (s, (HEADERS.format(s, n) + MORE + TEXT).encode()) for n, s in enumerate(senders * (MAILS // len(senders)))
+    ]
     contestants = {
         "Salmon: parse and route": (bare, None, by_salmon),
         "ours with MemoryStorage, no reply": (MailStates(bare), None, by_us),

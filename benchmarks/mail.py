@@ -39,9 +39,8 @@ class Contestant:
     slow: bool = False  # gets a tenth of the mails, for each takes it milliseconds
     wanted: dict = field(default_factory=dict)
 
-    def sends(self, mails, replies_at, protocol, connections, pipelined=False):
-        """Return a function that sends mails and returns what came of it; `mails(count)` makes them."""
-        client = Client(protocol, self.running.ports, connections, pipelined)
+    def sends(self, client, mails, replies_at):
+        """Return a function that sends mails and returns what came of it; `mails(divisor)` makes them."""
 
         def send():
             batch = mails(10 if self.slow else 1)
@@ -73,8 +72,12 @@ def run(folder, quick, say):
         contestants = _start(folder, replies_at, servers, stack)
 
         def compare(title, names, mails, protocol="lmtp", connections=1, pipelined=False):
-            sends = {n: contestants[n].sends(mails, replies_at, protocol, connections, pipelined) for n in names}
-            figures = in_turn(sends, rounds)
+            with ExitStack() as clients:
+                sends = {}
+                for name in names:
+                    client = Client(protocol, contestants[name].running.ports, connections, pipelined)
+                    sends[name] = contestants[name].sends(clients.enter_context(client), mails, replies_at)
+                figures = in_turn(sends, rounds)
             say(_shown(title, figures, BASE if BASE in figures else names[0]))
             rates = {name: statistics.median(sent.rate for sent in sents) for name, sents in figures.items()}
             charts[title] = {"figures": rates, "unit": "mails a second"}

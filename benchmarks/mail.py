@@ -69,7 +69,7 @@ def run(folder, quick, say):
     charts = {}
     with ExitStack() as servers, ExitStack() as stack:
         replies_at = servers.enter_context(sink.running("smtp"))
-        contestants = _start(folder, replies_at, servers, stack)
+        contestants = _start(folder, replies_at, quick, servers, stack)
 
         def compare(title, names, mails, protocol="lmtp", connections=1, pipelined=False):
             with ExitStack() as clients:
@@ -100,7 +100,7 @@ def run(folder, quick, say):
     return charts
 
 
-def _start(folder, replies_at, servers, stack):
+def _start(folder, replies_at, quick, servers, stack):
     port = replies_at.port
     made = {
         BASE: (SalmonGen(folder, port, replies=True), True, {}),
@@ -110,11 +110,13 @@ def _start(folder, replies_at, servers, stack):
         "salmon gen tuned by hand, a reply a mail": (SalmonGen(folder, port, replies=True, tuned=True), True, {}),
         "salmon gen tuned by hand, no reply": (SalmonGen(folder, port, tuned=True), False, {}),
     }
-    for choice in applications.choices():
+    for choice in ["sqlite", "shelve"] if quick else applications.choices():
         where = applications.where_states_are(choice, folder, servers)
         made[f"ours with {choice}, a reply a mail"] = (Ours(folder, choice, port, **where), True, OURS)
     made["ours with sqlite, no reply"] = (Ours(folder, "sqlite", port, replies=False), False, OURS)
     smtp = Ours(folder, "sqlite", port, name="smtp", RECEIVER_PROTOCOL="smtp")
+    if quick:
+        made = {name: contestant for name, contestant in made.items() if "tuned" not in name and "no reply" not in name}
     contestants = {FLOOR: Contestant(None, stack.enter_context(sink.running("lmtp")), False, {})}
     contestants["SMTP: " + FLOOR] = Contestant(None, stack.enter_context(sink.running("smtp")), False, {})
     for name, (application, replies, keeps) in (made | {"SMTP: ours with sqlite": (smtp, True, OURS)}).items():

@@ -9,12 +9,12 @@ import re
 import shelve
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests import baking
 from tests.application import SALMON, Application
+from tests.postgresql import Server
 from tests.waiting import wait_until
 
 LIST = "news@example.com"
@@ -44,12 +44,20 @@ class Running:
 class Ours:
     """A baked application with one storage; it answers every mail to its list.
 
-    `settings` are environment variables, such as the one that says where a server's states are.
+    `settings` are environment variables. Without `replies` it takes the mail and does not answer.
     """
 
-    def __init__(self, folder, choice, relay_port, **settings):
-        self.folder = baking.bake(folder, project=f"{choice}-app", state_storage=choice)
-        self.settings = {"RELAY_PORT": relay_port, "REPLIES_PER_HOUR": 10**6, **settings}
+    def __init__(self, folder, choice, relay_port, replies=True, name="app", **settings):
+        name = f"{choice}-{name}" + "-mute" * (not replies)
+        self.folder = baking.bake(folder, project=name, state_storage=choice)
+        if not replies:
+            _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received.msg", list_name)', "pass")
+        self.settings = {
+            "RELAY_PORT": relay_port,
+            "REPLIES_PER_HOUR": 10**6,
+            "SECRET_KEY": "benchmarks" * 4,
+            **settings,
+        }
 
     def prepare(self, senders):
         """Make subscribers of `senders`."""
@@ -60,6 +68,10 @@ class Ours:
         """Return the state of each sender, as a dictionary."""
         rows = map(json.loads, self._states("export").splitlines())
         return {row["sender"]: row["state"] for row in rows}
+
+    def environment(self):
+        """Return the environment variables of its processes."""
+        return Application(self.folder, **self.settings).environment
 
     def run(self, workers=1, **settings):
         """Start that many processes of it; return them as `Running`."""
@@ -93,23 +105,23 @@ class SalmonGen:
         name = "gen" + "-shelf" * shelf + "-replies" * replies + "-tuned" * tuned
         self.folder = Path(folder) / name
         subprocess.run([SALMON, "gen", str(self.folder)], check=True, stdout=subprocess.DEVNULL)
-        boot = "config/boot.py"
+        boot, sample = self.folder / "config/boot.py", self.folder / "app/handlers/sample.py"
+        settings, log = self.folder / "config/settings.py", self.folder / "config/logging.conf"
         self.port = _free_port()
-        self._edit("config/settings.py", "8823", str(self.port))
-        self._edit("config/settings.py", "8825", str(relay_port))
-        self._edit("config/settings.py", "'localhost'", "'127.0.0.1'")
+        _edit(settings, "8823", str(self.port))
+        _edit(settings, "8825", str(relay_port))
+        _edit(settings, "'localhost'", "'127.0.0.1'")
         if shelf:
             attach = '\nRouter.STATE_STORE = ShelveStorage("run/states")\n'
-            self._edit(boot, "import Router\n", f"import Router, ShelveStorage\n{attach}")
+            _edit(boot, "import Router\n", f"import Router, ShelveStorage\n{attach}")
         if replies:
-            sample = "app/handlers/sample.py"
             answer = f"    settings.relay.reply(message, '{LIST}', 'Your mail has arrived', 'Thank you.\\n')\n"
-            self._edit(sample, "    return", f"{answer}    return")
-            self._edit(sample, "from salmon", "from config import settings\n\nfrom salmon")
+            _edit(sample, "    return", f"{answer}    return")
+            _edit(sample, "from salmon", "from config import settings\n\nfrom salmon")
         if tuned:
-            self._edit(boot, "Router.RELOAD = True", "Router.RELOAD = False")
-            self._edit(boot, ", debug=1", "")
-            self._edit("config/logging.conf", "level=DEBUG", "level=WARNING")
+            _edit(boot, "Router.RELOAD = True", "Router.RELOAD = False")
+            _edit(boot, ", debug=1", "")
+            _edit(log, "level=DEBUG", "level=WARNING")
 
     def prepare(self, senders):
         """Nobody has to join a list here; the first mail of a sender is a mail like any other."""
@@ -135,17 +147,26 @@ class SalmonGen:
         wait_until(lambda: process.poll() is not None or _listens(self.port), 60, lambda: f"{self.folder} listens")
         return Running((process, self.port))
 
-    def _edit(self, name, old, new):
-        path = self.folder / name
-        text = path.read_text()
-        if old not in text:
-            raise RuntimeError(f"salmon gen made a {name} without {old!r}")
-        path.write_text(text.replace(old, new))
-
 
 def choices():
     """Return the storages that the template offers, by the answers to its question."""
     return list(baking.STORAGES)
+
+
+def where_states_are(choice, folder, stack):
+    """Return the settings that say where a storage keeps its states; start a server, in `stack`, when it needs one."""
+    if choice != "postgresql":
+        return {}
+    # As durable as the others: every commit is on disk before it returns.
+    server = stack.enter_context(Server(folder, fsync="on", synchronous_commit="on"))
+    return {"STATE_DATABASE": server.new_database()}
+
+
+def _edit(path, old, new):
+    text = path.read_text()
+    if old not in text:
+        raise RuntimeError(f"{path} without {old!r}")
+    path.write_text(text.replace(old, new))
 
 
 def _peak_memory(process_id):

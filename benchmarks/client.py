@@ -59,7 +59,7 @@ class Client:
         waiting = iter(encoded)
         latencies = []
         started = time.perf_counter()
-        for session, mail in zip(self._sessions, waiting):
+        for session, mail in zip(self._sessions, waiting, strict=False):
             session.begin(mail)
         while len(latencies) < len(encoded):
             ready = self._selector.select(60)
@@ -73,7 +73,10 @@ class Client:
                         session.begin(mail)
         return Sent(time.perf_counter() - started, latencies)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         self._selector.close()
         for session in self._sessions:
             session.socket.close()

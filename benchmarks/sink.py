@@ -33,6 +33,7 @@ class Sink:
 
     def __init__(self, process, port):
         self.port = port
+        self.ports = [port]
         self._process = process
 
     def taken(self):

@@ -1,0 +1,40 @@
+"""One command that measures on this machine and prints what came out: `python -m benchmarks --help`."""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import click
+
+from benchmarks.chart import bars
+from benchmarks.measure import machine
+
+PARTS = ["storages", "mail", "workers", "generation"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("parts", nargs=-1, type=click.Choice(PARTS), metavar="[PART]...")
+@click.option("--quick", is_flag=True, help="A couple of minutes: too short to trust its figures.")
+@click.option("--charts", type=click.Path(file_okay=False, path_type=Path), help="Draw SVG files into this folder.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False), help="Where the files go while it measures.")
+def main(parts, quick, charts, folder):
+    """Measure how fast the generated applications are, beside what their user would have instead.
+
+    PART is storages, mail, workers or generation; without one, all are measured. Every figure is
+    the median of several runs, the contestants take turns, and their answers are checked. The
+    disk of --folder counts, for the states are written there.
+    """
+    click.echo(machine() + "\n")
+    for part in parts or PARTS:
+        click.echo(f"## {part}\n")
+        with tempfile.TemporaryDirectory(dir=folder, prefix="benchmarks-") as scratch:
+            figures = importlib.import_module(f"benchmarks.{part}").run(Path(scratch), quick, click.echo)
+        if charts:
+            charts.mkdir(parents=True, exist_ok=True)
+            for title, chart in figures.items():
+                name = "-".join(part for part in "".join(c if c.isalnum() else " " for c in title.lower()).split())
+                (charts / f"{name}.svg").write_text(bars(title, **chart))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

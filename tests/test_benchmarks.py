@@ -1,0 +1,41 @@
+"""The benchmarks run, check the answers that they get, and print and draw what came out. How fast is not tested."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.baking import TEMPLATE
+
+PARTS = {
+    "storages": ["1,000 senders", "ours: sqlite", "bare sqlite3"],
+    "mail": [
+        "LMTP, 8 connections",
+        "SMTP, 1 connection",
+        "ours with sqlite, a reply a mail",
+        "Salmon: parse and route",
+    ],
+    "workers": ["Workers on sqlite", "times one"],
+    "generation": ["One generation", "ours with sqlite", "salmon gen"],
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_runs_and_prints(part, tmp_path):
+    charts = tmp_path / "charts"
+    command = [sys.executable, "-m", "benchmarks", part, "--quick", "--folder", str(tmp_path), "--charts", str(charts)]
+    done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True, timeout=280)
+
+    assert done.returncode == 0, done.stderr
+    for text in PARTS[part]:
+        assert text in done.stdout
+    for chart in charts.iterdir():
+        assert ElementTree.parse(chart).getroot().tag.endswith("svg")
+
+
+def test_a_part_that_does_not_exist_is_refused_in_one_line():
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], cwd=TEMPLATE, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "speed" in done.stderr and "Traceback" not in done.stderr

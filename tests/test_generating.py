@@ -188,7 +188,7 @@ def closure(requirements):
 
 
 def test_nothing_of_this_machine_is_in_the_template():
-    names = [os.path.expanduser("~") + "/", "/tmp/", "/root/", "/work/"]
+    names = [os.path.expanduser("~") + "/", *(f"/{folder}/" for folder in ("tmp", "root", "work"))]
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=TEMPLATE, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
         if name.startswith("{{cookiecutter.project}}"):

@@ -41,7 +41,11 @@ class Application:
     def environment(self):
         """The environment of its processes: ours, without settings that leaked in, and its own."""
         names = setting_names(self.folder)
-        ours = {name: value for name, value in os.environ.items() if name not in names}
+        ours = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in names and not name.startswith(("PYTEST_", "SALMON_"))
+        }
         return {**ours, **{name: str(value) for name, value in self.settings.items()}}
 
     def run(self, *command, **options):
@@ -57,8 +61,8 @@ class Application:
         """Run a Python program, given as text, among the application's modules."""
         return self.run("python", "-c", program, *arguments)
 
-    def launch(self):
-        """Start `salmon start --no-daemon` and return at once."""
+    def launch(self, **options):
+        """Start `salmon start --no-daemon` and return at once; `options` are those of `Popen`."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [SALMON, "start", "--no-daemon"],
@@ -67,12 +71,13 @@ class Application:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                **options,
             )
 
-    def start(self, seconds=60):
-        """Start it, and wait until it takes mail."""
+    def start(self, seconds=60, **options):
+        """Start it, and wait until it takes mail; `options` are those of `Popen`."""
         before = len(self.logged())
-        self.launch()
+        self.launch(**options)
         self.port = self.wait_until_ready(lambda: self.logged()[before:], seconds)
         return self
 

@@ -1,7 +1,9 @@
 """Where the replies of a running application end up: a real SMTP server on loopback."""
 
+import asyncio
 import email
 import socket
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.policy import default
 
@@ -42,6 +44,7 @@ class Sink:
         self.answers = {}
         self.replies = []
         self.offered = 0
+        self._is_held = False
         self._controller = None
 
     def __enter__(self):
@@ -74,6 +77,15 @@ class Sink:
         del self.replies[:count]
         return taken
 
+    @contextmanager
+    def held(self):
+        """Answer no DATA within the block, and all that came at its end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
     async def handle_MAIL(self, server, session, envelope, address, options):
         answer = self.answers.get("MAIL", "250 OK")
         if answer.startswith("2"):
@@ -89,6 +101,8 @@ class Sink:
 
     async def handle_DATA(self, server, session, envelope):
         self.offered += 1
+        while self._is_held:
+            await asyncio.sleep(0.005)
         answer = self.answers.get("DATA", "250 OK")
         if answer.startswith("2"):
             self.replies.append(Reply(envelope.mail_from, tuple(envelope.rcpt_tos), envelope.content))

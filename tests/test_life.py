@@ -1,24 +1,142 @@
 """Real life over loopback: a baked application runs, is spoken to, is killed, and goes on."""
 
+import signal
+import stat
+import threading
+
 import pytest
 
 from tests.baking import STORAGES
+from tests.waiting import wait_until
 
 ALICE = "alice@people.example"
+BOB = "bob@people.example"
 
 
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_a_conversation_goes_on_after_a_crash(application, sink, state_storage, protocol):
-    app = application(state_storage=state_storage, RECEIVER_PROTOCOL=protocol).start()
-    assert app.send(ALICE, "news-subscribe")[0] == 250
+def test_a_conversation_goes_on_over_crashes(application, sink, state_storage, protocol):
+    app = application(state_storage=state_storage, RECEIVER_PROTOCOL=protocol)
+    subjects = []
+
+    def mail(sender, recipient):
+        app.start()
+        assert app.send(sender, recipient)[0] == 250
+        app.kill()
+        (reply,) = sink.take()
+        assert reply.recipients == (sender,)
+        assert reply.sender == "<>"
+        subjects.append(reply["Subject"])
+        return reply
+
+    confirmation = mail(ALICE, "news-subscribe")
+    mail(BOB, "news")
+    mail(ALICE, confirmation["Reply-To"])
+    mail(BOB, confirmation["Reply-To"])
+    mail(ALICE, "news")
+    mail(ALICE, "news-unsubscribe")
+    mail(ALICE, "news")
+
+    assert subjects == [
+        "Please confirm your subscription to news",
+        "You are not subscribed to news",
+        "Welcome to news",
+        "You are not subscribed to news",
+        "Your mail to news has arrived",
+        "Goodbye from news",
+        "You are not subscribed to news",
+    ]
+
+
+def test_two_lists_are_two_conversations(application, sink):
+    app = application(LISTS="news,dev").start()
+
+    def subject(recipient):
+        assert app.send(ALICE, recipient)[0] == 250
+        (reply,) = sink.take()
+        return reply["Subject"], reply["Reply-To"]
+
+    _, news = subject("news-subscribe")
+    _, dev = subject("dev-subscribe")
+    assert subject(news)[0] == "Welcome to news"
+    assert subject("dev")[0] == "Your subscription to dev is not confirmed yet"
+    assert subject(dev.replace("dev-", "news-"))[0] == "You are subscribed to news already"
+    assert subject(dev)[0] == "Welcome to dev"
+    assert subject("news-unsubscribe")[0] == "Goodbye from news"
+    assert subject("dev")[0] == "Your mail to dev has arrived"
+    assert app.send(ALICE, "other")[0] == 550
+
+
+def test_many_workers_share_the_states(application, sink):
+    """Each mail comes to another worker; the key that signs the tokens is made by one of six that start at once."""
+    first = application()
+    workers = [type(first)(first.folder, **first.settings) for _ in range(6)]
+    try:
+        for number, worker in enumerate(workers):
+            worker.log = first.log.with_name(f"worker-{number}.log")
+            worker.launch()
+        for worker in workers:
+            worker.port = worker.wait_until_ready(worker.logged)
+
+        workers[0].send(ALICE, "news-subscribe")
+        (confirmation,) = sink.take()
+        workers[1].send(ALICE, confirmation["Reply-To"])
+        workers[2].send(ALICE, "news")
+        assert [reply["Subject"] for reply in sink.take(2)] == ["Welcome to news", "Your mail to news has arrived"]
+
+        threads = [threading.Thread(target=worker.send, args=(BOB, "news-subscribe")) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert {reply["Subject"] for reply in sink.wait_for(1)} == {"Please confirm your subscription to news"}
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def test_when_no_reply_can_be_sent_nothing_has_happened(application, sink):
+    app = application().start()
+    sink.answers["DATA"] = "451 4.3.0 Later"
+    assert app.send(ALICE, "news-subscribe")[0] == 451
+    sink.stop()
+    assert app.send(ALICE, "news-subscribe")[0] == 451
+
+    sink.answers.clear()
+    sink.start()
+    assert app.send(ALICE, "news")[0] == 250
+    assert [reply["Subject"] for reply in sink.wait_for(1)] == ["You are not subscribed to news"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_who_is_told_to_stop_answers_the_mail_at_hand(application, sink, number):
+    app = application().start()
+    app.send(ALICE, "news-subscribe")
     (confirmation,) = sink.take()
 
-    app.kill()
-    app.start()
+    with sink.held():
+        answers = []
+        sending = threading.Thread(target=lambda: answers.append(app.send(ALICE, confirmation["Reply-To"])))
+        sending.start()
+        wait_until(lambda: sink.offered == 2)
+        app.process.send_signal(number)
+    sending.join(30)
 
-    assert app.send(ALICE, confirmation["Reply-To"])[0] == 250
-    (welcome,) = sink.take()
-    assert welcome["Subject"] == "Welcome to news"
-    assert welcome.recipients == (ALICE,)
+    assert answers[0][0] == 250
+    assert app.process.wait(30) == 0
+    assert [reply["Subject"] for reply in sink.take()] == ["Welcome to news"]
+    app.start()
+    app.send(ALICE, "news")
+    assert [reply["Subject"] for reply in sink.take()] == ["Your mail to news has arrived"]
+
+
+def test_the_key_that_signs_tokens_is_made_once(application, sink):
+    app = application().start()
+    key = app.folder / "run" / "secret_key"
+    made = key.read_bytes()
+    assert len(made) >= 64
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
     assert app.terminate() == 0
+    app.start()
+    assert key.read_bytes() == made

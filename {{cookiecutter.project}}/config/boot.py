@@ -69,7 +69,7 @@ if not operating:
 # Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.
 # `operate.py` has none: it works on the same states beside the server.
 if not operating:
-    with needs("receiver_port", settings.receiver_port):
+    with needs("receiver_host, receiver_port", (settings.receiver_host, settings.receiver_port)):
         settings.receiver = open_receiver(
             settings.receiver_protocol, settings.receiver_host, settings.receiver_port, settings.max_message_size
         )

@@ -1,12 +1,12 @@
 """What each setting may be, and how the environment sets it."""
 
+import ipaddress
 import os
 import re
 import sys
 from contextlib import contextmanager
 
 HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
-IPV6 = re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*\Z", re.IGNORECASE)
 LIST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,14}[a-z0-9])?\Z")
 COMMANDS = re.compile(r".*-(?:subscribe|unsubscribe|confirm(?:-[a-z0-9]+)?)\Z")
 PASSWORD = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)[^&'\"]*")
@@ -22,7 +22,7 @@ def apply(settings):
         value = os.environ.get(name.upper(), settings[name])
         try:
             settings[name] = rule(value)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, KeyError):
             refuse(name, "(not shown)" if name in SECRETS else shown(value), explanation)
     if settings["postmaster"].partition("@")[2] == settings["mail_domain"]:
         refuse(
@@ -69,7 +69,10 @@ def _host_name(value):
 
 
 def _host(value):
-    return value if IPV6.match(value) else _host_name(value)
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return _host_name(value)
 
 
 def _address(value):

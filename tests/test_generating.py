@@ -64,7 +64,9 @@ def test_what_is_generated_is_whole_and_clean(bake, answers):
             ast.parse(text)
     for command in (["check"], ["format", "--check"]):
         # No cache, and no settings but the application's own.
-        ruff = subprocess.run(["ruff", *command, "--no-cache", "."], cwd=folder, capture_output=True, text=True)
+        ruff = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=folder, capture_output=True, text=True
+        )
         assert ruff.returncode == 0, ruff.stdout
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == answers["project"]
@@ -143,7 +145,9 @@ def test_the_sources_of_the_template_parse_as_they_stand():
 
 def test_the_sources_of_the_template_are_linted():
     for command in (["check"], ["format", "--check"]):
-        ruff = subprocess.run(["ruff", *command, "--no-cache", "."], cwd=TEMPLATE, capture_output=True, text=True)
+        ruff = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=TEMPLATE, capture_output=True, text=True
+        )
         assert ruff.returncode == 0, ruff.stdout
 
 

@@ -113,4 +113,5 @@ def test_nobody_gets_more_than_replies_per_hour(monkeypatch):
 def test_a_list_takes_no_mail_of_another_domain():
     assert not delivery.is_routed(f"news@not-{settings.mail_domain}")
     assert not delivery.is_routed(f"news@{settings.mail_domain}.evil.example")
-    assert not delivery.is_routed(f"news@{settings.mail_domain.replace('.', 'x')}x")
+    similar = settings.mail_domain.replace(".", "-")
+    assert similar == settings.mail_domain or not delivery.is_routed(f"news@{similar}")

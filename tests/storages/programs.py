@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from app.model.state_storage import SQLiteStorage
 from salmon.server import SMTPError
@@ -162,6 +163,9 @@ def hold(path, sender):
 def _in_child(storage, path, name):
     status = 1
     try:
+        for file in os.scandir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                assert os.readlink(file.path) not in (path, f"{path}-wal", f"{path}-shm"), "open across a fork"
         storage.set(KEY, f"{name}@b.example", "SUBSCRIBED")
         thread = threading.Thread(target=storage.set, args=(KEY, f"thread of {name}@b.example", "SUBSCRIBED"))
         thread.start()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from salmon.server import SMTPError
 
-from tests.storages import ALICE, KEY
+from tests.storages import ALICE, BOB, KEY
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def test_a_write_does_not_wait_for_ever(open_storage, path):
         with temporary_failure():
             storage.set(KEY, ALICE, "SUBSCRIBED")
         with temporary_failure():
-            storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, "bob@people.example", "SUBSCRIBED")])
+            storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, BOB, "SUBSCRIBED")])
         with temporary_failure():
             storage.clear()
         assert storage.get(KEY, ALICE) == "START", "who reads does not wait for who writes"
@@ -97,20 +97,39 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from(run_all):
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, is_open):
+@pytest.mark.parametrize("use", ["get", "set", "set_all", "clear", "iterate"])
+def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, sqlite, monkeypatch, is_open, use):
+    uses = {
+        "get": lambda: storage.get(KEY, ALICE),
+        "set": lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
+        "set_all": lambda: storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, BOB, "SUBSCRIBED")]),
+        "clear": storage.clear,
+        "iterate": lambda: list(storage),
+    }
+    monkeypatch.setattr(sqlite, "SEEN_LASTS", 0)
     storage.set(KEY, ALICE, "CONFIRMING")
     if not is_open:
         storage.close()
     away = path.parent.with_name("away")
     os.rename(path.parent, away)
-    with temporary_failure():
-        storage.set(KEY, ALICE, "SUBSCRIBED")
-    with temporary_failure():
-        storage.get(KEY, ALICE)
+    for _ in range(2):
+        with temporary_failure():
+            uses[use]()
     assert not path.parent.exists()
 
     os.rename(away, path.parent)
-    assert storage.get(KEY, ALICE) == "CONFIRMING"
+    assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_write_does_not_trust_what_was_seen_before(storage, path, sqlite, monkeypatch, many):
+    monkeypatch.setattr(sqlite, "SEEN_LASTS", 3600)
+    os.rename(path, path.with_name("away"))
+    with temporary_failure():
+        if many:
+            storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, BOB, "SUBSCRIBED")])
+        else:
+            storage.set(KEY, ALICE, "SUBSCRIBED")
 
 
 def test_a_file_that_was_replaced_is_noticed_before_a_write_is_lost(storage, path, open_storage):
@@ -124,10 +143,10 @@ def test_a_file_that_was_replaced_is_noticed_before_a_write_is_lost(storage, pat
         os.unlink(f"{path}{suffix}")
 
     with temporary_failure():
-        storage.set(KEY, "bob@people.example", "SUBSCRIBED")
+        storage.set(KEY, BOB, "SUBSCRIBED")
 
-    storage.set(KEY, "bob@people.example", "SUBSCRIBED")
-    assert open_storage().get(KEY, "bob@people.example") == "SUBSCRIBED"
+    storage.set(KEY, BOB, "SUBSCRIBED")
+    assert open_storage().get(KEY, BOB) == "SUBSCRIBED"
     assert storage.get(KEY, ALICE) == "CONFIRMING"
 
 

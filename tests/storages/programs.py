@@ -10,8 +10,9 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
-from app.model.state_storage import SQLiteStorage
 from salmon.server import SMTPError
+
+from app.model.state_storage import SQLiteStorage
 
 KEY = "app.handlers.subscription:news"
 

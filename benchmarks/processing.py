@@ -12,14 +12,15 @@ import time
 
 sys.path.insert(0, os.getcwd())
 
+from salmon.mail import MailRequest  # noqa: E402
+from salmon.routing import MemoryStorage, Router  # noqa: E402
+
 import config.testing  # noqa: E402, F401
 from app.handlers import subscription  # noqa: E402
 from app.mail.delivery import deliver  # noqa: E402
 from app.model.mail_states import MailStates  # noqa: E402
 from app.model.state_storage import SQLiteStorage  # noqa: E402
 from config import settings  # noqa: E402
-from salmon.mail import MailRequest  # noqa: E402
-from salmon.routing import MemoryStorage, Router  # noqa: E402
 
 MAILS = 200
 PEER = ("127.0.0.1", 0)

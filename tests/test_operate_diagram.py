@@ -15,7 +15,7 @@ def START(message, number, host):
         return URGENT
     elif int(number) < 5:
         return ASKED
-    return ask(message)
+    return ask(message, otherwise=ANSWERED)
 
 
 @route_like(START)
@@ -68,8 +68,8 @@ def COUNT(message, host):
     return COUNT
 
 
-def ask(message):
-    return ANSWERED if message.all_parts() else ask(message)
+def ask(message, otherwise):
+    return otherwise if message.all_parts() else ask(message, ASKED)
 
 
 NEXT = {"1": ANSWERED, "2": CLOSED}

@@ -11,8 +11,9 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from app.model.state_storage import SQLiteStorage
 from salmon.server import SMTPError
+
+from app.model.state_storage import SQLiteStorage
 
 KEY = "app.handlers.subscription:news"
 

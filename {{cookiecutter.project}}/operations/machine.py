@@ -116,13 +116,16 @@ def _read_moves(machine, state, handler):
             conditions.append(condition)
 
 
-def _values_returned(function, callers):
-    """Yield `(value, condition, place)` for each way to leave a function: a value, STAY, or what cannot be read."""
+def _values_returned(function, callers, given=()):
+    """Yield `(value, condition, place)` for each way to leave a function: a value, STAY, or what cannot be read.
+
+    `given` has what a call gives for arguments, by their names, as `(reader, expression)`.
+    """
     if function in callers:
         return
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     known = ChainMap(inspect.getclosurevars(function).nonlocals, function.__globals__)
-    reader = _Reader(tree, known, (*callers, function))
+    reader = _Reader(tree, known, (*callers, function), dict(given))
     for returned, condition in _returns(tree.body, ""):
         line = returned.lineno - 1 if returned else 0
         for value, inner in reader.values(returned.value if returned else None):
@@ -169,9 +172,10 @@ def _always_leaves(statements):
 class _Reader:
     """Finds what an expression in a function may be."""
 
-    def __init__(self, tree, known, callers):
+    def __init__(self, tree, known, callers, given):
         self.known = known
         self.callers = callers
+        self.given = given
         self.arguments = {argument.arg for argument in ast.walk(tree.args) if isinstance(argument, ast.arg)}
         self.assigned = {}
         for node in ast.walk(tree):
@@ -196,6 +200,9 @@ class _Reader:
         elif isinstance(node, ast.Name) and node.id in self.assigned and node.id not in seen:
             for value in self.assigned[node.id]:
                 yield from self.values(value, (*seen, node.id))
+        elif isinstance(node, ast.Name) and node.id in self.given:
+            reader, expression = self.given[node.id]
+            yield from reader.values(expression)
         elif isinstance(node, ast.Subscript):
             yield from self._entries(node.value, node, seen)
         elif isinstance(node, ast.Call):
@@ -233,10 +240,20 @@ class _Reader:
             yield from self.values(node.args[1] if len(node.args) > 1 else None, seen)
             return
         function = inspect.unwrap(self._object(node.func))
-        if inspect.isfunction(function) and not os.path.relpath(function.__code__.co_filename).startswith(".."):
-            yield from ((value, condition) for value, condition, _ in _values_returned(function, self.callers))
+        if inspect.isfunction(function) and _is_ours(function):
+            names = list(inspect.signature(function).parameters)
+            given = dict(zip(names, node.args, strict=False))
+            given.update({keyword.arg: keyword.value for keyword in node.keywords})
+            given = {name: (self, expression) for name, expression in given.items()}
+            returned = _values_returned(function, self.callers, given)
+            yield from ((value, condition) for value, condition, _ in returned)
         else:
             yield node, ""
+
+
+def _is_ours(function):
+    path = os.path.relpath(function.__code__.co_filename)
+    return not path.startswith("..") and "site-packages" not in path
 
 
 def _written_route(handler):

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -177,6 +178,8 @@ def test_senders_as_they_are_written(raw, command):
         (b"MAIL FROM:<" + b"a" * 5000 + b"@b.example>", "500 5.5.2"),
         (b"\xff\xfe\x00", "500 5.5.2"),
         (b"NOSUCHTHING", "50"),
+        (b"VRFY <!\\@[->", "50"),
+        (b"EXPN @", "50"),
     ],
 )
 def test_what_cannot_be_is_refused_and_the_connection_goes_on(raw, command, answer):
@@ -420,6 +423,41 @@ def test_mutations_of_real_mails_are_handled_or_refused(app):
             if seed == 100:
                 before = memory(app)
     assert memory(app) < before + 15_000_000
+
+
+@pytest.mark.parametrize(
+    "data, answer",
+    [
+        (b"Received: by mx.example\r\n" * 101 + MAIL, "554 5.4.6"),  # it goes round in circles
+        (b"Content-Type: message/rfc822\r\n\r\n" * 3000, "554 5.6.0"),  # it is nested beyond reading
+        (b"Content-Type: multipart/mixed; boundary=b\r\n" + MAIL + b"\r\n--b\r\n\r\n" * 20_000, "554 5.6.0"),
+    ],
+)
+def test_what_nobody_should_read_is_refused(raw, data, answer):
+    assert raw.mail(ALICE, "news@example.com", data).startswith(answer)
+    assert raw.mail(ALICE, "news@example.com", MAIL).startswith("250")
+
+
+def test_lmtp_offers_what_it_can(app):
+    with socket.create_connection(("127.0.0.1", app.port), 60) as connection, connection.makefile("rb") as lines:
+        lines.readline()
+        connection.sendall(b"LHLO probe.example\r\n" if app.protocol == "lmtp" else b"EHLO probe.example\r\n")
+        offered = set()
+        while not offered or line[3:4] == b"-":
+            line = lines.readline()
+            offered.add(line[4:].strip())
+
+    assert {b"8BITMIME", b"SIZE 1000000"} < offered
+    assert app.protocol == "smtp" or {b"PIPELINING", b"ENHANCEDSTATUSCODES"} < offered
+
+
+def test_urgent_data_is_the_end_of_a_connection(app, raw):
+    """No mail client sends any, and it would be reported for ever."""
+    raw.socket.send(b"!", socket.MSG_OOB)
+
+    with suppress(ConnectionResetError):
+        assert raw.answer() == ""
+    assert "uncaptured" not in app.logged() and "unhandled" not in app.logged()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

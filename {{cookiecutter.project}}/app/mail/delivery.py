@@ -17,6 +17,7 @@ from config import settings
 LOG = logging.getLogger(__name__)
 
 MOST_HOPS = 100  # RFC 5321, section 6.3
+MOST_PARTS = 10_000  # ten megabytes of empty parts would cost a minute and two gigabytes of memory
 MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -75,6 +76,8 @@ def read(peer, sender, recipient, data):
 
     The arguments are those of `deliver`.
     """
+    if data.count(b"\n--") > MOST_PARTS:
+        raise SMTPError(554, "5.6.0 The message has too many parts")
     try:
         message = MailRequest(peer, sender or "mailer-daemon", recipient, data)
     except Exception as error:

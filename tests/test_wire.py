@@ -442,10 +442,11 @@ def test_lmtp_offers_what_it_can(app):
     with socket.create_connection(("127.0.0.1", app.port), 60) as connection, connection.makefile("rb") as lines:
         lines.readline()
         connection.sendall(b"LHLO probe.example\r\n" if app.protocol == "lmtp" else b"EHLO probe.example\r\n")
-        offered = set()
-        while not offered or line[3:4] == b"-":
-            line = lines.readline()
-            offered.add(line[4:].strip())
+        answer = [lines.readline()]
+        while answer[-1][3:4] == b"-":
+            answer.append(lines.readline())
+    offered = {line[4:].strip() for line in answer}
+
 
     assert {b"8BITMIME", b"SIZE 1000000"} < offered
     assert app.protocol == "smtp" or {b"PIPELINING", b"ENHANCEDSTATUSCODES"} < offered

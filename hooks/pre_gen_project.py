@@ -6,9 +6,9 @@ import sys
 LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 # What an application, its tests and its storages depend on: a project of that name would depend on itself.
 DEPENDENCIES = """
-    asgiref chardet click dnspython django exceptiongroup greenlet hypothesis iniconfig jinja2 lockfile markupsafe
-    packaging pluggy psycopg psycopg-binary pygments pytest python-daemon ruff salmon-mail setuptools sortedcontainers
-    sqlalchemy sqlparse tomli typing-extensions tzdata
+    asgiref chardet click dj-database-url dnspython django exceptiongroup greenlet hypothesis iniconfig jinja2 lockfile
+    markupsafe packaging pluggy psycopg psycopg-binary pygments pytest python-daemon ruff salmon-mail setuptools
+    sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata whitenoise
 """.split()
 
 PROJECT = {{cookiecutter.project | tojson}}

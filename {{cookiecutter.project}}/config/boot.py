@@ -44,6 +44,8 @@ with needs("state_database", settings.state_database):
             statement_timeout=settings.state_statement_timeout,
         )
     )
+    # % elif cookiecutter.state_storage == "django"
+    Router.STATE_STORE = MailStates(state_storage.DjangoStorage(protected=True))
 # % endif
 with needs("secret_key", ""):
     settings.secret_key = secret_key.signing_key(settings.secret_key)

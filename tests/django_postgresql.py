@@ -1,0 +1,160 @@
+"""Runs in a baked application, against the PostgreSQL that TEST_DATABASE names; see `tests/test_django.py`."""
+
+import os
+import threading
+
+import pytest
+from config import settings
+from salmon.routing import Router
+from salmon.server import SMTPError
+
+settings.state_database = os.environ["TEST_DATABASE"]  # before Django reads it
+
+from app.handlers import subscription  # noqa: E402
+from app.handlers.subscription import CONFIRMING, START  # noqa: E402
+from app.model.mail_states import MailStates  # noqa: E402
+from app.model.state_storage import DjangoStorage  # noqa: E402
+from django.db import connection  # noqa: E402
+from webapp.mail_states.models import State  # noqa: E402
+
+from tests.conversation import assert_in_state, receive  # noqa: E402
+from tests.model.storage_contract import ALICE, KEY, KeptStorageContract  # noqa: E402
+
+BOB = "bob@people.example"
+
+
+@pytest.fixture
+def storage():
+    storage = DjangoStorage()
+    storage.clear()
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def states(storage, monkeypatch):
+    states = MailStates(storage)
+    monkeypatch.setattr(Router, "STATE_STORE", states)
+    return states
+
+
+class TestOnPostgreSQL(KeptStorageContract):
+    @pytest.fixture
+    def reopen(self):
+        return lambda storage: DjangoStorage()
+
+
+def elsewhere(work):
+    """Return what `work()` returns in a thread, and so on a connection, of its own."""
+    result = []
+
+    def run():
+        try:
+            result.append(work())
+        except SMTPError as error:
+            result.append(error.code)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    return result[0]
+
+
+def end_connection(number):
+    """Let the server end a connection of ours, as in a restart."""
+
+    def end():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [number])
+
+    elsewhere(end)
+
+
+def connection_number():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+
+def test_a_sender_has_one_conversation_at_a_time(storage):
+    other = DjangoStorage(turn_timeout=0.1)
+
+    def take(sender):
+        with other.conversation(sender):
+            return other.get(KEY, sender)
+
+    with storage.conversation(ALICE):
+        storage.set(KEY, ALICE, "CONFIRMING")
+        assert elsewhere(lambda: take(ALICE)) == 451
+        assert elsewhere(lambda: take(BOB)) == "START"
+    assert elsewhere(lambda: take(ALICE)) == "CONFIRMING"
+
+
+def test_what_handlers_write_is_undone_with_a_mail_that_fails(states, monkeypatch):
+    def write_and_fail(*arguments, **options):
+        State.objects.create(key="of the user's own", sender=ALICE, state="PAID")
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(subscription, "answer", write_and_fail)
+        receive(ALICE, "news-subscribe")
+    assert_in_state(START, ALICE)
+    assert list(states) == []
+
+    receive(ALICE, "news-subscribe")
+    assert_in_state(CONFIRMING, ALICE)
+
+
+@pytest.mark.parametrize("call", ["get", "set", "iterate", "conversation"])
+def test_a_connection_that_went_stale_is_not_noticed(storage, call):
+    storage.set(KEY, ALICE, "CONFIRMING")
+    end_connection(connection_number())
+    if call == "get":
+        assert storage.get(KEY, ALICE) == "CONFIRMING"
+    elif call == "set":
+        storage.set_all((KEY, f"{number}@b.example", "SUBSCRIBED") for number in range(2500))
+        assert len(list(storage)) == 2501
+    elif call == "iterate":
+        assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
+    else:
+        with storage.conversation(ALICE):
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+@pytest.mark.parametrize("moment", ["before the states are kept", "after they are, before the end"])
+def test_a_connection_that_breaks_in_a_conversation_changes_nothing(storage, moment):
+    with pytest.raises(SMTPError) as refused, storage.conversation(ALICE):
+        number = connection_number()
+        if moment == "before the states are kept":
+            end_connection(number)
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        end_connection(number)
+    assert refused.value.code == 451
+    assert storage.get(KEY, ALICE) == "START"
+    with storage.conversation(ALICE):
+        storage.set(KEY, ALICE, "CONFIRMING")
+    assert storage.get(KEY, ALICE) == "CONFIRMING"
+
+
+def test_a_lock_of_somebody_else_is_not_waited_for_without_end(storage):
+    def lock_the_table():
+        with storage.conversation(BOB), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE mail_states_state IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+            done.wait(60)
+
+    locked, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lock_the_table)
+    thread.start()
+    try:
+        assert locked.wait(30)
+        with pytest.raises(SMTPError) as refused:
+            storage.get(KEY, ALICE)
+        assert refused.value.code == 451
+    finally:
+        done.set()
+        thread.join(30)
+    assert storage.get(KEY, ALICE) == "START"

@@ -1,0 +1,239 @@
+"""The states in a Django site: in its databases, in its admin, and in a site that was there before."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Browser, needs_browser
+from tests.postgresql import Server
+from tests.waiting import wait_until
+
+ALICE = "alice@people.example"
+BOB = "bob@people.example"
+KEY = "app.handlers.subscription:news"
+INNER = Path(__file__).parent / "django_postgresql.py"
+SECRET_KEY = "only for tests, but longer than 32 characters"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """What STATE_DATABASE may be: an address that several workers share."""
+    if request.param == "sqlite":
+        return str(tmp_path / "shared.sqlite3")
+    return request.getfixturevalue("postgresql").new_database()
+
+
+def test_other_applications_have_nothing_of_it(bake):
+    for state_storage in ("sqlite", "shelve", "postgresql"):
+        folder = bake(project=f"with-{state_storage}", state_storage=state_storage)
+        assert not [path for path in folder.rglob("*") if re.search(r"webapp|mail_states/|unused", str(path))]
+        for path in ("pyproject.toml", "config/boot.py", "config/settings.py", "app/model/state_storage.py"):
+            assert "django" not in (folder / path).read_text().lower()
+
+
+def test_two_workers_take_each_step_once(application, sink, tmp_path, database):
+    """A confirmation goes to both workers at the same time: one welcomes, the other one knows of it."""
+    first = application(state_storage="django", STATE_DATABASE=database, SECRET_KEY=SECRET_KEY)
+    workers = [first.copy(tmp_path / f"worker-{number}") for number in range(2)]
+    senders = [f"{number}@people.example" for number in range(12)]
+
+    def send_until_taken(worker, sender, recipient):
+        wait_until(lambda: worker.send(sender, recipient)[0] == 250, 60)
+
+    with workers[0].start() as one, workers[1].start() as other, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda sender: send_until_taken(one, sender, "news-subscribe"), senders))
+        addresses = {reply.recipients[0]: reply["Reply-To"] for reply in sink.take(len(senders))}
+        both = [(worker, sender, addresses[sender]) for sender in senders for worker in (one, other)]
+        list(pool.map(lambda mail: send_until_taken(*mail), both))
+        answers = Counter((reply.recipients[0], reply["Subject"]) for reply in sink.take(2 * len(senders)))
+        kept = one.python(
+            "import config.boot; from salmon.routing import Router; print(*Router.STATE_STORE, sep='\\n')"
+        )
+
+    assert set(answers.values()) == {1}, answers
+    assert {subject for _, subject in answers} == {"Welcome to news", "You are subscribed to news already"}
+    assert sorted(kept.stdout.splitlines()) == sorted(str((KEY, sender, "SUBSCRIBED")) for sender in senders)
+
+
+def test_workers_that_start_at_once_make_the_table_once(application, tmp_path, database):
+    app = application(state_storage="django", STATE_DATABASE=database, SECRET_KEY=SECRET_KEY)
+    program = "from app.model.state_storage import DjangoStorage; DjangoStorage().set('key', 'sender', 'STATE')"
+
+    with ThreadPoolExecutor(4) as pool:
+        for ended in pool.map(lambda _: app.python(program), range(4)):
+            assert ended.returncode == 0, ended.stderr
+
+
+def test_it_keeps_the_contract_in_postgresql(application, postgresql):
+    """The application's own tests of the storage again, and some that need a server; see `django_postgresql.py`."""
+    app = application(state_storage="django", TEST_DATABASE=postgresql.new_database())
+    shutil.copy(INNER, app.folder / "tests" / "model" / "test_on_postgresql.py")
+
+    tested = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_on_postgresql.py")
+
+    assert tested.returncode == 0, tested.stdout
+    assert " passed" in tested.stdout
+
+
+def test_while_the_server_is_away_the_mail_is_kept_by_the_sending_server(application, sink, tmp_path):
+    with Server(tmp_path) as server:
+        app = application(state_storage="django", STATE_DATABASE=server.new_database(), SECRET_KEY=SECRET_KEY).start()
+        assert app.send(ALICE, "news-subscribe")[0] == 250
+        (confirmation,) = sink.take()
+        server.kill()
+        assert app.send(ALICE, confirmation["Reply-To"])[0] == 451
+        assert sink.replies == []
+        server.start()
+        wait_until(lambda: app.send(ALICE, confirmation["Reply-To"])[0] == 250, 60)
+        assert sink.take()[0]["Subject"] == "Welcome to news"
+        assert app.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ["address", "reason"],
+    [
+        ("nothing://mail:mysecret@127.0.0.1/states", "unknown"),
+        ("oracle://mail:mysecret@127.0.0.1/states", "oracledb"),
+        ("postgresql://mail:mysecret@127.0.0.1:1/states", "refused"),
+    ],
+)
+def test_a_database_that_cannot_be_is_refused_in_one_line_without_its_password(application, address, reason):
+    app = application(state_storage="django", STATE_DATABASE=address)
+
+    started = app.run("salmon", "start", "--no-daemon")
+
+    (line,) = [line for line in started.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert started.returncode != 0
+    assert line.startswith("ERROR: STATE_DATABASE ")
+    assert reason in line
+    assert "mysecret" not in started.stdout + started.stderr
+
+
+@contextmanager
+def pages(app):
+    """Run `webapp/manage.py runserver` on a free port; the URL of its pages."""
+    log = app.folder.with_name("pages.log")
+    command = [sys.executable, "-u", "webapp/manage.py", "runserver", "--noreload", "127.0.0.1:0"]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(command, cwd=app.folder, env=app.environment, stdout=output, stderr=output)
+    try:
+        url = re.compile(r"http://127\.0\.0\.1:[1-9]\d*/")
+        wait_until(lambda: url.search(log.read_text()) or process.poll(), 60, log.read_text)
+        yield url.search(log.read_text())[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+ACCOUNTS = """
+from django.contrib.auth.models import Permission, User
+User.objects.create_superuser("olga", password="a long password")
+reader = User.objects.create_user("rita", password="a long password", is_staff=True)
+reader.user_permissions.add(Permission.objects.get(codename="view_state"))
+"""
+
+
+@needs_browser
+def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, sink, tmp_path):
+    app = application(state_storage="django", LISTS="news,dev").start()
+    for sender, recipient in ((ALICE, "news-subscribe"), (ALICE, "dev-subscribe"), (BOB, "news-subscribe")):
+        app.send(sender, recipient)
+    app.send(BOB, sink.take(3)[2]["Reply-To"])
+    sink.take()
+    for command in (["migrate"], ["shell", "-c", ACCOUNTS]):
+        ran = app.run("python", "webapp/manage.py", *command)
+        assert ran.returncode == 0, ran.stderr
+
+    with pages(app) as url, Browser(tmp_path / "browser") as browser:
+        log_in(browser, url, "olga")
+        assert rows(browser) == [
+            [BOB, "news", "SUBSCRIBED"],
+            [ALICE, "dev", "CONFIRMING"],
+            [ALICE, "news", "CONFIRMING"],
+        ]
+        assert browser.texts(".mail-states-counts li") == ["2\nCONFIRMING", "1\nSUBSCRIBED"]
+
+        browser.follow("SUBSCRIBED", "1 state")
+        assert rows(browser) == [[BOB, "news", "SUBSCRIBED"]]
+        browser.follow("Clear all filters", "3 states")
+        browser.follow("dev", "1 state")
+        assert rows(browser) == [[ALICE, "dev", "CONFIRMING"]]
+        browser.follow("Clear all filters", "3 states")
+        browser.fill("q", "alice@")
+        browser.press("#changelist-search [type=submit]", "2 states")
+        assert rows(browser) == [[ALICE, "dev", "CONFIRMING"], [ALICE, "news", "CONFIRMING"]]
+
+        browser.follow("news", "1 state")
+        browser.tick("[name=_selected_action]")
+        browser.choose("action", "Back to START")
+        browser.press("[name=index]", f"{ALICE} in news, now CONFIRMING")
+        browser.press("#content [type=submit]", "Back to START: 1.")
+
+        log_in(browser, url, "rita")
+        assert rows(browser) == [[BOB, "news", "SUBSCRIBED"], [ALICE, "dev", "CONFIRMING"]]
+        assert "Back to START" not in browser.choices("action")
+
+    app.send(ALICE, "news")
+    assert sink.take()[0]["Subject"] == "You are not subscribed to news"
+    app.send(BOB, "news")
+    assert sink.take()[0]["Subject"] == "Your mail to news has arrived"
+
+
+def log_in(browser, url, user):
+    browser.driver.delete_all_cookies()
+    browser.open(url)
+    browser.fill("username", user)
+    browser.fill("password", "a long password")
+    browser.press("[type=submit]", "Where the conversations stand")
+
+
+def rows(browser):
+    """Return sender, list and state of each row that the page shows."""
+    columns = ("sender", "list_", "state")
+    return [list(row) for row in zip(*(browser.texts(f"tbody .field-{column}") for column in columns), strict=True)]
+
+
+def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_path):
+    """The five lines of the README: copy, install, migrate, and let the mail application use the site."""
+    app = application(state_storage="django")
+    site = tmp_path / "site"
+    site.mkdir()
+
+    def manage(*command):
+        environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        command = [sys.executable, "manage.py", *command]
+        ran = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    subprocess.run([sys.executable, "-m", "django", "startproject", "shop", site], check=True)
+    shutil.move(app.folder / "webapp" / "mail_states", site)
+    shutil.rmtree(app.folder / "webapp")
+    settings = site / "shop" / "settings.py"
+    settings.write_text(settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = [\n    "mail_states",'))
+    storage = app.folder / "app" / "model" / "state_storage.py"
+    storage.write_text(storage.read_text().replace("from webapp.mail_states", "from mail_states"))
+    app.settings.update(PYTHONPATH=site, DJANGO_SETTINGS_MODULE="shop.settings")
+
+    manage("migrate")
+    app.start()
+    app.send(ALICE, "news-subscribe")
+    sink.take()
+
+    shown = manage("shell", "-c", "from mail_states.models import State; print(State.objects.get().sender)")
+    assert ALICE in shown
+    manage("makemigrations", "--check", "--dry-run")
+    manage("check", "--fail-level", "WARNING")
+    manage("test", "mail_states")
+    loaded = manage("shell", "-c", "import sys, mail_states.admin; print('salmon' in sys.modules)")
+    assert loaded.splitlines()[-1] == "False", "the pages need no Salmon"
+    assert app.terminate() == 0

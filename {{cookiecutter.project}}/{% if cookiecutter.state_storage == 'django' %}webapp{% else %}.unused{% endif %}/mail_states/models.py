@@ -1,0 +1,74 @@
+"""Where each conversation stands: a row for every sender and list that is not at the start."""
+
+from django.db import models
+
+# `salmon.routing.ROUTE_FIRST_STATE`; a site that shows the states needs no Salmon.
+START = "START"
+
+
+class ExactField(models.CharField):
+    """A text that is compared octet by octet, and sorted so.
+
+    Salmon wants its keys exactly as they were, and a collation for people takes different ones for
+    the same (MySQL), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
+    """
+
+    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_bin"}
+
+    def db_parameters(self, connection):
+        return {**super().db_parameters(connection), "collation": self.COLLATIONS.get(connection.vendor)}
+
+
+class StateQuerySet(models.QuerySet):
+    def values_of(self, field, most=100):
+        """Return the different values of an indexed field, one look into the index for each."""
+        values = []
+        following = self.order_by(field).values_list(field, flat=True)
+        while len(values) < most:
+            value = following.filter(**({f"{field}__gt": values[-1]} if values else {})).first()
+            if value is None:
+                break
+            values.append(value)
+        return values
+
+    def of_senders_beginning(self, text):
+        """Return the rows of the senders whose address begins with `text`, by the index."""
+        return self.filter(sender__gte=text, sender__lt=text + "\U0010ffff")
+
+
+class State(models.Model):
+    """The state of one sender under one key, which is the name of a handler and of a list.
+
+    Key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
+    """
+
+    key = ExactField(max_length=255)
+    sender = ExactField(max_length=400)
+    state = ExactField(max_length=255)
+    changed = models.DateTimeField(auto_now=True)
+
+    objects = StateQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["key", "sender"], name="mail_states_unique")]
+        # For the admin with a million rows: each way to filter, newest first.
+        indexes = [
+            models.Index(fields=["sender"], name="mail_states_sender"),
+            models.Index(fields=["changed"], name="mail_states_changed"),
+            models.Index(fields=["state", "changed"], name="mail_states_state_changed"),
+            models.Index(fields=["key", "changed"], name="mail_states_key_changed"),
+            models.Index(fields=["key", "state", "changed"], name="mail_states_key_state_changed"),
+        ]
+
+    def __str__(self):
+        return f"{self.sender} in {self.key}"
+
+    @property
+    def handler(self):
+        """The module that handles the mail."""
+        return self.key.rpartition(":")[0] or self.key
+
+    @property
+    def list_name(self):
+        """The list, where the key names one."""
+        return self.key.rpartition(":")[2] if ":" in self.key else ""

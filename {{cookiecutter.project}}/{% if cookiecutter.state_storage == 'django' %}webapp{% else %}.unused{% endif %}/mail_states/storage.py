@@ -1,0 +1,204 @@
+"""The memory of the state machine: the model `State`, in any database that Django knows well.
+
+What Salmon asks of a storage stands in its "Writing A State Storage Backend": `get`, `set` and
+`clear`, thread safe, process safe, and every key exactly as it was given.
+"""
+
+import logging
+import os
+import random
+import re
+import time
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    DataError,
+    Error,
+    InterfaceError,
+    OperationalError,
+    connections,
+    transaction,
+)
+from django.db.migrations.executor import MigrationExecutor
+from salmon.routing import ROUTE_FIRST_STATE, StateStorage
+from salmon.server import SMTPError
+
+from .conversation import conversation
+from .models import State
+
+LOG = logging.getLogger(__name__)
+
+# NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
+IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
+CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
+UNAVAILABLE = "4.3.0 The state storage is not available"
+PAGE = 1000
+
+
+class DjangoStorage(StateStorage):
+    """States in the table of `State`, in the database that Django's settings call `using`.
+
+    The table is made, or changed by a newer migration, when it must be. With `protected`, `clear`
+    refuses. Each thread has a connection of its own, which is opened anew when it has gone stale.
+
+    Every method raises `salmon.server.SMTPError`: 451 when the database fails, so that the sending
+    server keeps the mail and tries again, and 554 for a text that a database cannot hold.
+    """
+
+    def __init__(self, using=DEFAULT_DB_ALIAS, protected=False, turn_timeout=2):
+        self.using = using
+        self.protected = protected
+        self.turn_timeout = turn_timeout
+        self._migrate()
+
+    def __repr__(self):
+        database = connections[self.using].settings_dict
+        server = ":".join(str(database[name]) for name in ("HOST", "PORT") if database.get(name))
+        return f"<{type(self).__name__} {' on '.join(filter(None, (str(database['NAME']), server)))}>"
+
+    def get(self, key, sender):
+        """Return the state of `sender` under `key`, `START` where there is none."""
+        key, sender, _ = _checked(key, sender)
+        found = self._run(list, self._rows().filter(key=key, sender=sender).values_list("state", flat=True))
+        return found[0] if found else ROUTE_FIRST_STATE
+
+    def set(self, key, sender, state):
+        """Remember `state`; `START` forgets the row."""
+        self.set_all([(key, sender, state)])
+
+    def set_all(self, rows):
+        """Remember many `(key, sender, state)` rows: all of them or, if anything fails, none."""
+        rows = (_checked(*row) for row in rows)
+        first = list(islice(rows, PAGE))
+        if first:
+            with self._held(self._transaction, first):
+                while page := list(islice(rows, PAGE)):
+                    self._run(self._write, page)
+
+    def clear(self):
+        """Forget every state; raise `RuntimeError` when the storage is protected."""
+        if self.protected:
+            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
+        self._run(self._rows().delete)
+
+    def __iter__(self):
+        """Yield `(key, sender, state)` rows by a page at a time; nothing is held in between."""
+        following = self._rows().order_by("pk").values_list("pk", "key", "sender", "state")
+        page = self._run(list, following[:PAGE])
+        while page:
+            for row in page:
+                yield row[1:]
+            page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
+
+    def conversation(self, sender):
+        """Return a context that holds the turn of `sender`; see `conversation` for what it is in each database."""
+        return self._held(conversation, sender, self.using, self.turn_timeout)
+
+    def close(self):
+        """Close the connection of this thread; the next call opens a new one."""
+        connections[self.using].close()
+
+    def _migrate(self):
+        """Run those of our migrations that have not run. Other workers may start at the same moment."""
+        deadline = time.monotonic() + 10
+        while True:
+            missing = []
+            try:
+                executor = MigrationExecutor(connections[self.using])
+                newest = executor.loader.graph.leaf_nodes(State._meta.app_label)
+                missing = executor.migration_plan(newest)
+                if missing:
+                    executor.migrate(newest, missing)
+                return
+            except DatabaseError as error:
+                may_be_done_by_another = missing or "locked" in str(error)
+                if not may_be_done_by_another or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.01, 0.05))
+
+    def _rows(self):
+        return State.objects.using(self.using)
+
+    @contextmanager
+    def _transaction(self, rows):
+        with transaction.atomic(self.using, savepoint=False):
+            self._write(rows)
+            yield
+
+    def _write(self, rows):
+        states = {(key, sender): state for key, sender, state in rows}  # the last one of each counts
+        # In the same order everywhere, so that two of these do not wait for each other.
+        cells = sorted(states)
+        target = connections[self.using].features.supports_update_conflicts_with_target
+        kept = [cell for cell in cells if states[cell] != ROUTE_FIRST_STATE]
+        self._rows().bulk_create(
+            [State(key=key, sender=sender, state=states[key, sender]) for key, sender in kept],
+            update_conflicts=True,
+            update_fields=["state", "changed"],
+            unique_fields=["key", "sender"] if target else None,
+        )
+        for key, sender in cells:
+            if states[key, sender] == ROUTE_FIRST_STATE:
+                self._rows().filter(key=key, sender=sender).delete()
+
+    @contextmanager
+    def _held(self, context, *arguments):
+        """Hold `context(*arguments)`. What the database raises as it begins and ends is the answer to the mail."""
+        with ExitStack() as stack:
+            self._run(lambda: stack.enter_context(context(*arguments)))
+            yield
+            with self._failing():
+                stack.close()
+
+    def _run(self, work, *arguments):
+        """Return `work(*arguments)`, tried again where the server has closed the connection since its last use.
+
+        A mail application has no request cycle, in which Django would look after that. Nothing has
+        happened then, or nothing that may not happen twice.
+        """
+        with self._failing():
+            connection = connections[self.using]
+            used = None if connection.in_atomic_block else connection.connection
+            try:
+                return work(*arguments)
+            except (OperationalError, InterfaceError):
+                # Django may have opened another one already, at the end of a transaction.
+                if used is None or connection.connection is used and connection.is_usable():
+                    raise
+            connection.close()
+            return work(*arguments)
+
+    @contextmanager
+    def _failing(self):
+        """Turn what the database raises into the answer to the mail."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise SMTPError(451, "4.3.0 Another mail of this sender is being handled") from error
+        except DataError as error:
+            raise SMTPError(554, CANNOT_HOLD) from error
+        except (Error, OSError) as error:
+            LOG.error("%s: %s", self, " ".join(str(error).split()))
+            raise SMTPError(451, UNAVAILABLE) from error
+
+
+def _checked(key, sender, state=ROUTE_FIRST_STATE):
+    """Return the row if every database can hold it; otherwise refuse the mail for good."""
+    for value, field in ((key, "key"), (sender, "sender"), (state, "state")):
+        longest = State._meta.get_field(field).max_length
+        if not isinstance(value, str) or len(value) > longest or IMPOSSIBLE.search(value):
+            raise SMTPError(554, CANNOT_HOLD)
+    return key, sender, state
+
+
+def _before_fork():
+    # A connection must not cross a fork; either side opens its own at the next call.
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
+
+
+os.register_at_fork(before=_before_fork)

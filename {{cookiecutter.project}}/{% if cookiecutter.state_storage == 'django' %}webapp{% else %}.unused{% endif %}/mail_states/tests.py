@@ -1,0 +1,131 @@
+"""What a person sees and does in the admin; `python manage.py test` runs it, in any site that has this app."""
+
+import csv
+from unittest import skipUnless
+from unittest.mock import patch
+
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import TestCase
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from . import admin
+from .models import State
+
+NEWS, DEV = "app.handlers.subscription:news", "app.handlers.subscription:dev"
+ROWS = [
+    (NEWS, "alice@people.example", "SUBSCRIBED"),
+    (DEV, "alice@people.example", "CONFIRMING"),
+    (NEWS, "bob@people.example", "CONFIRMING"),
+    (NEWS, "=1+1@evil.example", "CONFIRMING"),
+]
+
+
+class Pages(TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        cls.page = reverse("admin:mail_states_state_changelist")
+        for key, sender, state in ROWS:
+            State.objects.create(key=key, sender=sender, state=state)
+        cls.operator = User.objects.create_superuser("operator")
+        cls.reader = User.objects.create_user("reader", is_staff=True)
+        cls.reader.user_permissions.add(Permission.objects.get(codename="view_state"))
+
+    def setUp(self):
+        self.client.force_login(self.operator)
+
+    def rows(self, **query):
+        """Return what the page lists, as pairs of sender and list."""
+        page = self.client.get(self.page, query)
+        self.assertEqual(page.status_code, 200)
+        return [(state.sender, state.list_name) for state in page.context["cl"].result_list]
+
+    def act(self, action, *rows, **data):
+        chosen = [row.pk for row in rows]
+        return self.client.post(self.page, {"action": action, "_selected_action": chosen, **data}, follow=True)
+
+    def test_the_newest_change_comes_first(self):
+        self.assertEqual(self.rows()[0], ("=1+1@evil.example", "news"))
+
+    def test_filters(self):
+        self.assertEqual(self.rows(state="SUBSCRIBED"), [("alice@people.example", "news")])
+        self.assertEqual(self.rows(key=DEV), [("alice@people.example", "dev")])
+        self.assertEqual(self.rows(key=DEV, state="SUBSCRIBED"), [])
+
+    def test_search(self):
+        self.assertEqual(self.rows(q="Bob"), [("bob@people.example", "news")])
+        self.assertEqual(self.rows(q="alice@people.example", key=NEWS), [("alice@people.example", "news")])
+        self.assertEqual(self.rows(q="people"), [])
+        self.assertEqual(len(self.rows(q="*people")), 3)
+        self.assertEqual(self.rows(q="@evil"), [("=1+1@evil.example", "news")])
+        self.assertEqual(self.rows(q="%"), [])
+
+    def test_counts(self):
+        def counts(**query):
+            page = self.client.get(self.page, query)
+            return {count["name"]: str(count["number"]) for count in page.context["counts"]}
+
+        self.assertEqual(counts(), {"CONFIRMING": "3", "SUBSCRIBED": "1"})
+        self.assertEqual(counts(key=DEV), {"CONFIRMING": "1"})
+        with patch.object(admin, "MOST_COUNTED", 2):
+            self.assertEqual(counts(), {"CONFIRMING": "2+", "SUBSCRIBED": "1"})
+            self.assertEqual(counts(exact="1"), {"CONFIRMING": "3", "SUBSCRIBED": "1"})
+
+    @skipUnless(connection.vendor == "sqlite", "the plans are SQLite's")
+    def test_nothing_is_counted_or_sorted_in_full(self):
+        for query in ({}, {"state": "CONFIRMING"}, {"key": NEWS}, {"key": NEWS, "state": "CONFIRMING"}, {"q": "bob"}):
+            with CaptureQueriesContext(connection) as asked:
+                self.rows(**query)
+            statements = [query["sql"] for query in asked if "mail_states_state" in query["sql"]]
+            self.assertGreater(len(statements), 5)
+            for statement in statements:
+                with connection.cursor() as cursor:
+                    plan = " ".join(step for *_, step in cursor.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall())
+                self.assertRegex(plan, "(SCAN|SEARCH) mail_states_state USING", statement)
+                if "USING INTEGER PRIMARY KEY" not in plan:  # these are rows that were found already
+                    self.assertNotIn("TEMP B-TREE", plan, statement)
+                if "COUNT(" in statement:
+                    self.assertIn("LIMIT", statement)
+
+    def test_back_to_start_asks_first(self):
+        bob = State.objects.get(sender="bob@people.example")
+        self.assertContains(self.act("back_to_start", bob), "bob@people.example in news, now CONFIRMING")
+        self.assertTrue(State.objects.filter(pk=bob.pk).exists())
+        self.assertContains(self.act("back_to_start", bob, confirmed="yes"), "Back to START: 1.")
+        self.assertFalse(State.objects.filter(pk=bob.pk).exists())
+        self.assertEqual(State.objects.count(), len(ROWS) - 1)
+
+    def test_back_to_start_waits_for_mail(self):
+        with patch.object(admin, "conversation", side_effect=TimeoutError):
+            answer = self.act("back_to_start", *State.objects.filter(key=DEV), confirmed="yes")
+        self.assertContains(answer, "please try again: alice@people.example in app.handlers.subscription:dev.")
+        self.assertEqual(State.objects.count(), len(ROWS))
+
+    def test_back_to_start_is_for_a_limited_number(self):
+        with patch.object(admin, "MOST_RESET", 1):
+            self.assertContains(self.act("back_to_start", *State.objects.all(), confirmed="yes"), "At most 1 at once")
+        self.assertEqual(State.objects.count(), len(ROWS))
+
+    def test_export(self):
+        answer = self.act("export_as_csv", *State.objects.all())
+        lines = list(csv.DictReader(answer.getvalue().decode().splitlines()))
+        shown = [(line["sender"], line["list"], line["state"]) for line in lines]
+        self.assertEqual(len(shown), len(ROWS))
+        self.assertIn(("bob@people.example", "news", "CONFIRMING"), shown)
+        self.assertIn(("'=1+1@evil.example", "news", "CONFIRMING"), shown)
+
+    def test_who_may_only_read_changes_nothing(self):
+        self.client.force_login(self.reader)
+        self.assertEqual(len(self.rows()), len(ROWS))
+        self.assertNotContains(self.client.get(self.page), "back_to_start")
+        self.act("back_to_start", *State.objects.all(), confirmed="yes")
+        self.assertEqual(State.objects.count(), len(ROWS))
+
+    def test_nobody_adds_edits_or_deletes_a_row(self):
+        state = State.objects.first()
+        self.assertEqual(self.client.get(reverse("admin:mail_states_state_add")).status_code, 403)
+        self.assertEqual(self.client.post(reverse("admin:mail_states_state_delete", args=[state.pk])).status_code, 403)
+        change = reverse("admin:mail_states_state_change", args=[state.pk])
+        self.assertContains(self.client.get(change), state.sender)
+        self.assertEqual(self.client.post(change, {"state": "OTHER"}).status_code, 403)

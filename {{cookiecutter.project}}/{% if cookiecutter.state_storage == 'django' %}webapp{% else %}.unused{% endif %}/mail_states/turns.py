@@ -1,0 +1,86 @@
+"""Whose turn it is: one conversation with a sender at a time, among all processes of one machine.
+
+A turn is a lock on one byte of a file, chosen by a hash of the sender. The operating system gives
+it back when its process ends, however that happens. It does not tell the threads of one process
+apart, so these wait for each other at `_taken`.
+"""
+
+import fcntl
+import hashlib
+import os
+import random
+import threading
+import time
+from contextlib import contextmanager
+
+# By path and never closed: closing any descriptor of a file gives back all locks that this
+# process has on it (POSIX, fcntl), also those of another thread.
+_files = {}
+_taken = set()
+_changed = threading.Condition()
+
+
+class Turns:
+    """The turns that are kept in the file `path`; a sender is waited for `timeout` seconds."""
+
+    def __init__(self, path, timeout=2.0):
+        self.path = os.path.abspath(path)
+        self.timeout = timeout
+
+    @contextmanager
+    def turn(self, sender):
+        """Hold the turn of `sender`; raise `TimeoutError` when it does not come, `OSError` when the file fails."""
+        deadline = time.monotonic() + self.timeout
+        byte = _byte(sender)
+        with self._taken_here(byte, deadline), self._locked(byte, deadline):
+            yield
+
+    @contextmanager
+    def _taken_here(self, byte, deadline):
+        mine = self.path, byte
+        with _changed:
+            if not _changed.wait_for(lambda: mine not in _taken, deadline - time.monotonic()):
+                raise TimeoutError
+            _taken.add(mine)
+        try:
+            yield
+        finally:
+            with _changed:
+                _taken.discard(mine)
+                _changed.notify_all()
+
+    @contextmanager
+    def _locked(self, byte, deadline):
+        with _changed:
+            if self.path not in _files:
+                _files[self.path] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = _files[self.path]
+        while not _lock(file, byte):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(random.uniform(0.001, 0.005))
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
+
+
+def _byte(sender):
+    name = repr(sender).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+
+
+def _lock(file, byte):
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _after_fork_in_child():
+    _taken.clear()
+    _changed.release()
+
+
+os.register_at_fork(before=_changed.acquire, after_in_parent=_changed.release, after_in_child=_after_fork_in_child)

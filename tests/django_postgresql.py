@@ -4,21 +4,22 @@ import os
 import threading
 
 import pytest
-from config import settings
 from salmon.routing import Router
 from salmon.server import SMTPError
 
+from config import settings
+
 settings.state_database = os.environ["TEST_DATABASE"]  # before Django reads it
+
+from django.db import connection  # noqa: E402
 
 from app.handlers import subscription  # noqa: E402
 from app.handlers.subscription import CONFIRMING, START  # noqa: E402
 from app.model.mail_states import MailStates  # noqa: E402
 from app.model.state_storage import DjangoStorage  # noqa: E402
-from django.db import connection  # noqa: E402
-from webapp.mail_states.models import State  # noqa: E402
-
 from tests.conversation import assert_in_state, receive  # noqa: E402
 from tests.model.storage_contract import ALICE, KEY, KeptStorageContract  # noqa: E402
+from webapp.mail_states.models import State  # noqa: E402
 
 BOB = "bob@people.example"
 

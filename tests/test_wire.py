@@ -447,7 +447,6 @@ def test_lmtp_offers_what_it_can(app):
             answer.append(lines.readline())
     offered = {line[4:].strip() for line in answer}
 
-
     assert {b"8BITMIME", b"SIZE 1000000"} < offered
     assert app.protocol == "smtp" or {b"PIPELINING", b"ENHANCEDSTATUSCODES"} < offered
 

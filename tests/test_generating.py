@@ -73,6 +73,12 @@ def test_what_is_generated_is_whole_and_clean(bake, answers):
     assert f'mail_domain = "{answers["mail_domain"]}"' in (folder / "config" / "settings.py").read_text()
 
 
+def test_the_conversation_in_its_readme_is_the_one_that_is_played(bake):
+    folder = bake()
+
+    assert (folder / "tests/conversations/subscribe.txt").read_text() in (folder / "README.md").read_text()
+
+
 DOMAINS = itertools.cycle(["EXAMPLE.com", "localhost"])
 
 

@@ -19,9 +19,3 @@ def test_it_goes_as_written(path):
         difference = str(found)
     if difference:
         pytest.fail(difference, pytrace=False)
-
-
-def test_the_one_in_the_readme_is_the_one_that_is_played():
-    here = Path(__file__).parent
-
-    assert (here / "subscribe.txt").read_text("utf-8") in (here.parent.parent / "README.md").read_text("utf-8")

@@ -15,7 +15,7 @@ from tests import baking
 from tests.postgresql import Server
 
 KINDS = ["get", "set, old sender", "set, new sender"]
-FLOORS = {"ours: sqlite": "bare sqlite3", "ours: postgresql": "bare psycopg"}
+FLOORS = {"ours: sqlite": "bare sqlite3", "ours: postgresql": "bare psycopg", "ours: django": "bare sqlite3"}
 
 
 def run(folder, quick, say):

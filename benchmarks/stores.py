@@ -7,6 +7,7 @@ PyPI is set to keep what it was given, as ours does, where it has such a setting
 import dbm
 import importlib
 import importlib.util
+import os
 import shelve
 import sqlite3
 import sys
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from salmon import routing
 
 # What our storages are called; a choice of the template that is not here is not measured.
-CLASSES = {"sqlite": "SQLiteStorage", "postgresql": "SQLAlchemyStorage"}
+CLASSES = {"sqlite": "SQLiteStorage", "postgresql": "SQLAlchemyStorage", "django": "DjangoStorage"}
 
 COLUMNS = "key {0} NOT NULL, sender {0} NOT NULL, state {0} NOT NULL, PRIMARY KEY (key, sender)"
 SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
@@ -140,8 +141,9 @@ def ours(folder, choice):
 
     def opened(path):
         sys.path.insert(0, str(folder))
+        os.environ["STATE_DATABASE"] = path  # Django's settings have it from there
         module = importlib.import_module("app.model.state_storage")
-        storage = getattr(module, CLASSES[choice])(path)
+        storage = getattr(module, CLASSES[choice])(*[path] * (choice != "django"))
         storage.fill = getattr(storage, "set_all", None) or (lambda rows: [storage.set(*row) for row in rows])
         return storage
 

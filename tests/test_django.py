@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -130,7 +129,7 @@ def pages(app):
         wait_until(lambda: url.search(log.read_text()) or process.poll(), 60, log.read_text)
         yield url.search(log.read_text())[0]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 

@@ -1,11 +1,18 @@
 """What all tests of the template share: see `baking`, `application` and `sink` beside this file."""
 
+import os
+
 import pytest
 
 from tests import baking
 from tests.application import Application
 from tests.postgresql import Server
 from tests.sink import Sink
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are processors: a test often waits, for a server to start or a client to give up."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture

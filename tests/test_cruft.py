@@ -148,5 +148,5 @@ def test_the_storage_is_changed_and_every_state_comes_along(create, sink, enviro
         (welcome,) = sink.take()
         assert welcome["Subject"] == "Welcome to dev"
         assert app.terminate() == 0
-        tests = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model")
+        tests = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_state_storage.py")
         assert tests.returncode == 0, tests.stdout

@@ -1,4 +1,4 @@
-"""`operate.py states` as an operator meets it: beside a running server, with a million rows, with old shelves."""
+"""`operate.py states` as an operator meets it: beside a running server, with many rows, with old shelves."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 
 KEY = "app.handlers.subscription:news"
 ALICE = "alice@people.example"
-MILLION = 1_000_000
+MANY = 200_000  # what a million takes, benchmarks/README.md tells
 MEGABYTE = 1024  # in the kilobytes of ru_maxrss
 
 
@@ -117,13 +117,13 @@ def run_measured(app, *arguments, input, output):
     return usage.ru_maxrss
 
 
-def test_a_million_rows_come_and_go_in_constant_memory_beside_a_running_server(application, tmp_path):
+def test_many_rows_come_and_go_in_constant_memory_beside_a_running_server(application, tmp_path):
     app = application(state_storage="sqlite").start()
     lines_of(states(app, "set", ALICE, "SUBSCRIBED"))
     many, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
     with open(many, "w") as file:
         file.write(line(ALICE))
-        file.writelines(line(f"b{number:07}@people.example") for number in range(1, MILLION))
+        file.writelines(line(f"b{number:07}@people.example") for number in range(1, MANY))
     answers = []
     stop = threading.Event()
 
@@ -142,9 +142,9 @@ def test_a_million_rows_come_and_go_in_constant_memory_beside_a_running_server(a
         stop.set()
         mails.join()
 
-    assert report == f"{MILLION} rows: {MILLION - 1} new, 0 overwritten, 1 there already\n"
+    assert report == f"{MANY} rows: {MANY - 1} new, 0 overwritten, 1 there already\n"
     assert out.read_bytes() == many.read_bytes()
-    assert much < little + 32 * MEGABYTE
+    assert much < little + 16 * MEGABYTE
     assert set(answers) == {250}
 
 

@@ -41,7 +41,8 @@ def deliver(peer, sender, recipient, data):
     an address without a handler; anything else is a fault of a handler and wants a 451.
     """
     message = read(peer, sender, recipient, data)
-    if not is_routed(message.To):
+    handlers = [handler for found, _ in Router.match(message.To) for handler in found]
+    if not handlers:
         raise SMTPError(550, "5.1.1 There is no such address here")
     if len(message.base.mime_part.get_all("Received", ())) > MOST_HOPS:
         raise SMTPError(554, "5.4.6 The mail goes round in circles")
@@ -49,7 +50,7 @@ def deliver(peer, sender, recipient, data):
     stateless = machine or reply_limit.is_reached(message.From)
     with attached_states().conversation(message.From, stateless):
         with settings.relay.held() as sent:
-            if not stateless and _is_in_unknown_state(message):
+            if not stateless and _is_in_unknown_state(message, handlers):
                 raise SMTPError(451, "4.3.0 No handler fits the state of the sender")
             Router.deliver(message)
         reply_limit.count(message.From, sum(message.From in envelope.recipients for envelope in sent))
@@ -88,14 +89,9 @@ def read(peer, sender, recipient, data):
     return message
 
 
-def _is_in_unknown_state(message):
-    """Tell whether the sender is in a state of which no handler for this address knows."""
-    stateful = [
-        handler
-        for handlers, _ in Router.match(message.To)
-        for handler in handlers
-        if not salmon_setting(handler, "stateless")
-    ]
+def _is_in_unknown_state(message, handlers):
+    """Tell whether the sender is in a state of which none of the `handlers` for this address knows."""
+    stateful = [handler for handler in handlers if not salmon_setting(handler, "stateless")]
     return stateful and not any(Router.in_state(handler, message) for handler in stateful)
 
 

@@ -9,7 +9,7 @@ import click
 from benchmarks.chart import bars
 from benchmarks.measure import machine
 
-PARTS = ["storages", "mail", "workers", "generation"]
+PARTS = ["storages", "mail", "postfix", "workers", "transfer", "generation"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,9 +20,9 @@ PARTS = ["storages", "mail", "workers", "generation"]
 def main(parts, quick, charts, folder):
     """Measure how fast the generated applications are, beside what their user would have instead.
 
-    PART is storages, mail, workers or generation; without one, all are measured. Every figure is
-    the median of several runs, the contestants take turns, and their answers are checked. The
-    disk of --folder counts, for the states are written there.
+    PART is storages, mail, postfix, workers, transfer (of states) or generation; without one, all
+    are measured. Every figure is the median of several runs, the contestants take turns, and their
+    answers are checked. The disk of --folder counts, for the states are written there.
     """
     click.echo(machine() + "\n")
     for part in parts or PARTS:

@@ -16,6 +16,8 @@ PARTS = {
         "ours with sqlite, a reply a mail",
         "Salmon: parse and route",
     ],
+    "postfix": ["Through Postfix"],
+    "transfer": ["operate.py states", "export"],
     "workers": ["Workers on sqlite", "times one"],
     "generation": ["One generation", "ours with sqlite", "salmon gen"],
 }

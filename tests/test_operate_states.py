@@ -177,6 +177,17 @@ def test_a_broken_line_is_refused_by_its_number(application):
     assert lines_of(states(app, "list")) == []
 
 
+@pytest.mark.parametrize("state_storage", ["postgresql", "django"])
+def test_a_row_that_the_storage_cannot_hold_is_named(application, state_storage):
+    app = application(state_storage=state_storage)
+
+    refusal = one_line_refusal(states(app, "import", input=line("a") + line("b\0c") + line("d")))
+
+    assert refusal.startswith("Error: nothing was imported: ")
+    assert refusal.endswith(f" cannot hold SUBSCRIBED  {KEY}  'b\\x00c'\n")
+    assert lines_of(states(app, "list")) == []
+
+
 @pytest.mark.parametrize("arguments", [["list"], ["export"]])
 def test_a_reader_that_leaves_is_no_error_to_look_at(application, arguments):
     app = application(state_storage="sqlite")

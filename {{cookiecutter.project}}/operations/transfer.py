@@ -3,6 +3,7 @@
 import sys
 
 import click
+from salmon.server import SMTPError
 
 from app.model.renamed_states import has_handler
 from operations import rows, shelves
@@ -64,11 +65,29 @@ def import_(storage, file, shelve, replace, dry_run):
             f"nothing was imported: --replace is needed to overwrite {other} of {length} rows; for example {example}"
         )
     if not dry_run:
-        storage.set_all(progress(incoming, "Importing", length))
+        keep_all(storage, progress(incoming, "Importing", length))
     click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
     for key, state, number in incoming.kinds():
         if not has_handler(key, state):
             click.echo(f"No handler has the state {shown(state)} of {shown(key)}: {number} rows", err=True)
+
+
+def keep_all(storage, incoming):
+    """Set all rows or none; a row that the storage cannot hold is refused by what it says."""
+    row = None
+
+    def reading():
+        nonlocal row
+        for row in incoming:
+            yield row
+
+    try:
+        storage.set_all(reading())
+    except SMTPError as error:
+        if error.code < 500:
+            raise
+        # A storage looks at a row when it reads it, so it is the last one.
+        raise click.ClickException(f"nothing was imported: {storage!r} cannot hold {line_of(*row)}") from error
 
 
 def line_of(key, sender, state):

@@ -79,6 +79,18 @@ def test_a_state_is_set_between_two_mails_only(application):
     assert list(storage) == []
 
 
+def test_a_storage_that_cannot_list_its_rows(application):
+    app = application(state_storage="sqlite")
+    boot = app.folder / "config" / "boot.py"
+    boot.write_text(
+        boot.read_text().replace(
+            "\n# Relay:", "\nfrom salmon.routing import MemoryStorage\nRouter.STATE_STORE = MemoryStorage()\n\n# Relay:"
+        )
+    )
+
+    assert "config/boot.py: a storage must yield its rows" in one_line_refusal(states(app, "list"))
+
+
 def test_a_shelf_belongs_to_the_server_while_that_runs(application):
     app = application(state_storage="shelve").start()
 

@@ -36,6 +36,11 @@ def with_states(command):
     def run(context, /, **options):
         storage = context.obj or attached()
         try:
+            iter(storage)
+        except TypeError as error:  # Salmon's own: of one process, and without a list of what is in them
+            rule = "a storage must yield its rows; for example those of app/model/state_storage.py"
+            raise click.ClickException(f"{storage!r}, attached in config/boot.py: {rule}") from error
+        try:
             command(storage, **options)
         except SMTPError as error:
             reason = f" ({error.__cause__})" if error.__cause__ else ""

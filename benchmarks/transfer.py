@@ -1,15 +1,15 @@
 """What it takes to move states: `operate.py states import`, `export` and `count` of the application with SQLite."""
 
+import filecmp
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 
 from benchmarks.measure import table
 from tests import baking
 from tests.application import Application
+from tests.memory import greatest_memory
 
 
 def run(folder, quick, say):
@@ -35,7 +35,7 @@ def run(folder, quick, say):
         application = Application(baking.bake(folder, project=f"transfer{number}", state_storage="sqlite"))
         for name, step in steps.items():
             figures[name].append(_measured(application, step, folder / "out"))
-            if name == "export" and (folder / "out").read_bytes() != rows.read_bytes():
+            if name == "export" and not filecmp.cmp(folder / "out", rows, shallow=False):
                 raise RuntimeError("the rows that come out are not those that went in")
     lines = [
         [
@@ -54,10 +54,5 @@ def _measured(application, step, out):
     with open(out, "wb") as stdout:
         started = time.perf_counter()
         command = [sys.executable, "operate.py", "states", *step]
-        process = subprocess.Popen(command, cwd=application.folder, env=application.environment, stdout=stdout)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1024
+        memory = greatest_memory(command, cwd=application.folder, env=application.environment, stdout=stdout)
+        return time.perf_counter() - started, memory / 1024

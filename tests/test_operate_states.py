@@ -14,6 +14,7 @@ import threading
 import pytest
 
 from tests.baking import STORAGES, import_baked
+from tests.memory import greatest_memory
 from tests.waiting import wait_until
 
 KEY = "app.handlers.subscription:news"
@@ -122,11 +123,7 @@ def run_measured(app, *arguments, input, output):
     """Run a command between two files; return its greatest memory in kilobytes."""
     with open(input, "rb") as stdin, open(output, "wb") as stdout:
         command = [sys.executable, "operate.py", "states", *arguments]
-        process = subprocess.Popen(command, cwd=app.folder, env=app.environment, stdin=stdin, stdout=stdout)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss
+        return greatest_memory(command, cwd=app.folder, env=app.environment, stdin=stdin, stdout=stdout)
 
 
 def test_many_rows_come_and_go_in_constant_memory_beside_a_running_server(application, tmp_path):

@@ -74,11 +74,12 @@ def import_(storage, file, shelve, replace, dry_run):
 
 def keep_all(storage, incoming):
     """Set all rows or none; a row that the storage cannot hold is refused by what it says."""
-    row = None
+    last = None
 
     def reading():
-        nonlocal row
+        nonlocal last
         for row in incoming:
+            last = row
             yield row
 
     try:
@@ -86,8 +87,8 @@ def keep_all(storage, incoming):
     except SMTPError as error:
         if error.code < 500:
             raise
-        # A storage looks at a row when it reads it, so it is the last one.
-        raise click.ClickException(f"nothing was imported: {storage!r} cannot hold {line_of(*row)}") from error
+        # A storage looks at a row when it reads it.
+        raise click.ClickException(f"nothing was imported: {storage!r} cannot hold {line_of(*last)}") from error
 
 
 def line_of(key, sender, state):

@@ -24,6 +24,7 @@ class Process:
         there.close()
         stack.callback(process.join)
         stack.callback(here.close)
+        self.end()  # one after the other: what is below a storage may not bear to be made by two at once
 
     def begin(self, method, *arguments):
         self._connection.send((method, arguments))
@@ -41,6 +42,7 @@ class Process:
 
 def _work(folders, name, place, connection):
     worker = _Worker(stores(folders)[name].open(place))
+    connection.send("it is open")
     while True:
         try:
             method, arguments = connection.recv()

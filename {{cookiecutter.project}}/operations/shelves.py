@@ -22,6 +22,7 @@ def rows(path):
     executed: its values are pickles, and only text is taken out of them. Raises `ValueError` with
     what is wrong when this is no shelf of states, or of a kind that this Python cannot read.
     """
+    path = os.fspath(path)  # Python 3.10's dbm takes nothing else
     kind = _kind(path)
     try:
         with closing(_open(kind, path)) as cells:

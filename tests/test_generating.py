@@ -38,6 +38,15 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file() and caches.isdisjoint(path.parts))
 
 
+def assert_clean(folder):
+    """Lint and check the format, with no cache and no settings but the folder's own."""
+    for command in (["check"], ["format", "--check"]):
+        ruff = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=folder, capture_output=True, text=True
+        )
+        assert ruff.returncode == 0, ruff.stdout
+
+
 def name_of(answers):
     return "-".join(answers.values())[:70]
 
@@ -62,12 +71,7 @@ def test_what_is_generated_is_whole_and_clean(bake, answers):
             assert not re.search(rb"\{%|^\s*# %", text, re.MULTILINE), f"{name} has Jinja that was not rendered"
         if path.suffix == ".py":
             ast.parse(text)
-    for command in (["check"], ["format", "--check"]):
-        # No cache, and no settings but the application's own.
-        ruff = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=folder, capture_output=True, text=True
-        )
-        assert ruff.returncode == 0, ruff.stdout
+    assert_clean(folder)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == answers["project"]
     assert f'mail_domain = "{answers["mail_domain"]}"' in (folder / "config" / "settings.py").read_text()
@@ -147,11 +151,7 @@ def test_the_sources_of_the_template_parse_as_they_stand():
 
 
 def test_the_sources_of_the_template_are_linted():
-    for command in (["check"], ["format", "--check"]):
-        ruff = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=TEMPLATE, capture_output=True, text=True
-        )
-        assert ruff.returncode == 0, ruff.stdout
+    assert_clean(TEMPLATE)
 
 
 def test_a_newer_ruff_asks_nothing_new_of_an_application(bake):

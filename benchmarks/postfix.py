@@ -13,10 +13,9 @@ from benchmarks import sink
 from benchmarks.applications import LIST, Ours, SalmonGen
 from benchmarks.client import DATA
 from benchmarks.measure import in_turn, ratio, table
-from tests import postfix
+from tests import baking, postfix
 
 SENDERS = [f"person{number}@people.example" for number in range(100)]
-BASES = {True: "salmon gen, a reply a mail", False: "salmon gen, no reply"}
 
 
 class WaitingPostfix(postfix.Postfix):
@@ -54,23 +53,24 @@ def run(folder, quick, say):
         say(f"Through Postfix: not measured; {postfix.REASON}\n")
         return {}
     count, rounds = (10, 1) if quick else (200, 5)
+    deploy = baking.bake(folder, project="deployed") / "deploy"
     charts = {}
     with ExitStack() as stack:
         replies_at = stack.enter_context(sink.running("smtp"))
-        for replies in (True, False):
+        for replies, how in ((True, "a reply a mail"), (False, "no reply")):
+            base = f"salmon gen, {how}"
+            applications = {
+                base: SalmonGen(folder, replies_at.port, replies=replies),
+                f"ours with sqlite, {how}": Ours(folder, "sqlite", replies_at.port, replies=replies),
+            }
             sends = {
-                name: _sending(application, folder, replies, replies_at, count, stack)
-                for name, application in {
-                    BASES[replies]: SalmonGen(folder, replies_at.port, replies=replies),
-                    f"ours with sqlite, {'a reply a mail' if replies else 'no reply'}": Ours(
-                        folder, "sqlite", replies_at.port, replies=replies
-                    ),
-                }.items()
+                name: _sending(application, deploy, replies, replies_at, count, stack)
+                for name, application in applications.items()
             }
             figures = in_turn(sends, rounds)
-            title = f"Through Postfix, one connection, {'a reply a mail' if replies else 'no reply'}"
+            title = f"Through Postfix, one connection, {how}"
             rows = [
-                [name, f"{statistics.median(rates):.0f}", f"{ratio(rates, figures[BASES[replies]]):.1f}"]
+                [name, f"{statistics.median(rates):.0f}", f"{ratio(rates, figures[base]):.1f}"]
                 for name, rates in figures.items()
             ]
             say(table(title, ["", "mails/s", "times salmon gen"], rows))
@@ -79,12 +79,11 @@ def run(folder, quick, say):
     return charts
 
 
-def _sending(application, folder, replies, replies_at, count, stack):
+def _sending(application, deploy, replies, replies_at, count, stack):
     """Start an application and its Postfix; return a function that sends mails and returns mails a second."""
     senders = [SENDERS[number % len(SENDERS)] for number in range(count)]
     application.prepare(SENDERS)
     running = stack.enter_context(application.run())
-    deploy = Ours(folder, "sqlite", replies_at.port, name=f"deploy-{running.ports[0]}").folder / "deploy"
     queue = stack.enter_context(WaitingPostfix(deploy, running.ports[0]))
 
     def send():

@@ -85,7 +85,7 @@ def keep_all(storage, incoming):
     try:
         storage.set_all(reading())
     except SMTPError as error:
-        if error.code < 500:
+        if error.code < 500 or error.__cause__:  # what the database refuses may be any of many rows
             raise
         # A storage looks at a row when it reads it.
         raise click.ClickException(f"nothing was imported: {storage!r} cannot hold {line_of(*last)}") from error

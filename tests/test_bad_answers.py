@@ -36,6 +36,7 @@ BAD = [
             "PyTest",
             "salmon-mail",
             "Salmon_Mail",
+            "salmon-_mail",
             "jinja2",
             "a\\b",
             "a{b}",
@@ -64,6 +65,11 @@ BAD = [
             "exa'mple.com",
             "exa\\mple.com",
             "exa{mple}.com",
+            "$(id).com",
+            "`id`.com",
+            "example.com'; id; '",
+            "exa\0mple.com",
+            "\udcff.com",
             "\u017fample.com",
         ]
     ),
@@ -92,7 +98,7 @@ def assert_is_refused(output, question, answer):
     """Fail unless the first line of the output that is about an error is the one line that we write."""
     line = next(line for line in output.splitlines() if line.startswith("ERROR:") or "Traceback" in line)
     assert re.fullmatch(rf"ERROR: {question} .+; for example [\w.-]+", line), output
-    assert repr(answer) in line, output
+    assert f"'{repr(answer)[1:-1]}'" in line, output
 
 
 @pytest.mark.parametrize("question, answer", BAD, ids=lambda value: ascii(value)[:20])

@@ -184,3 +184,17 @@ def test_turns_fail_for_a_while_too(storage, path):
     shutil.rmtree(path.parent)
     with temporary_failure(), storage.conversation(ALICE):
         pass
+
+
+def test_turns_whose_file_was_deleted_are_those_of_the_new_one(start, storage, path):
+    with storage.conversation(ALICE):
+        pass
+    path.with_name(f"{path.name}-turns").unlink()
+    holder = start("hold", ALICE)
+    assert holder.stdout.readline() == "held\n"
+
+    storage._turns.timeout = 0.1
+    with temporary_failure(), storage.conversation(ALICE):
+        pass
+    with storage.conversation(BOB):
+        pass

@@ -52,9 +52,9 @@ class Turns:
     @contextmanager
     def _locked(self, byte, deadline):
         with _changed:
-            if self.path not in _files:
-                _files[self.path] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        file = _files[self.path]
+            file = _files.get(self.path)
+            if file is None or os.fstat(file).st_nlink == 0:  # somebody has deleted it: other processes make another
+                file = _files[self.path] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         while not _lock(file, byte):
             if time.monotonic() > deadline:
                 raise TimeoutError

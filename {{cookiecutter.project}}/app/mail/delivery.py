@@ -5,7 +5,9 @@ The order is handle, send, commit, and only then 250.
 
 import logging
 import re
+from email import message_from_bytes
 
+from salmon import encoding
 from salmon.mail import MailRequest
 from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
@@ -19,6 +21,23 @@ LOG = logging.getLogger(__name__)
 MOST_HOPS = 100  # RFC 5321, section 6.3
 MOST_PARTS = 10_000  # ten megabytes of empty parts would cost a minute and two gigabytes of memory
 MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
+
+
+class Request(MailRequest):
+    """A `salmon.mail.MailRequest` whose sender and recipient are those of the envelope, in small letters.
+
+    Salmon's own reads them as if they were headers, which takes a fifth of its time, and takes the
+    headers instead where there is no sender or `email` cannot read it.
+    """
+
+    def __init__(self, peer, sender, recipient, data):
+        self.Peer, self.From, self.To, self.Data = peer, sender.lower(), recipient.lower(), data
+        self.base = encoding.from_message(message_from_bytes(data))
+        for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
+            if header not in self.base:
+                self.base[header] = address
+        self.bounce = None
+        self.unhandled = False
 
 
 class Unhandled:
@@ -73,20 +92,16 @@ def message_id(data):
 
 
 def read(peer, sender, recipient, data):
-    """Return the `salmon.mail.MailRequest` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read.
+    """Return the `Request` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read.
 
     The arguments are those of `deliver`.
     """
     if data.count(b"\n--") > MOST_PARTS:
         raise SMTPError(554, "5.6.0 The message has too many parts")
     try:
-        message = MailRequest(peer, sender or "mailer-daemon", recipient, data)
+        return Request(peer, sender, recipient, data)
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
-    # The envelope alone: Salmon takes the headers where there is no sender or `email` cannot read it.
-    message.From, message.To = sender.lower(), recipient.lower()
-    message.unhandled = False
-    return message
 
 
 def _is_in_unknown_state(message, handlers):

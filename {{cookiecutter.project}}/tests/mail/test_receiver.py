@@ -39,6 +39,13 @@ def test_mail_that_was_handled_is_answered_250(client):
     assert len(settings.relay.sent) == 1
 
 
+@pytest.mark.parametrize("header", ["", "From: bob@people.example\r\n", "From: =?utf-8?b?broken\r\nTo: x\r\n"])
+def test_the_envelope_says_who_writes_to_whom(client, header):
+    client.sendmail("Alice@People.Example", [address("News-Subscribe")], f"{header}\r\nHello.\r\n")
+
+    assert_in_state(CONFIRMING, ALICE)
+
+
 def test_an_address_that_nobody_handles_is_refused_at_once(client):
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)

@@ -42,13 +42,15 @@ class Sent:
 class Client:
     """Connections to the ports of a contestant, spread evenly, kept open from one `send` to the next.
 
-    One thread serves them all, so that little of the machine goes to the client. Raises
+    One thread serves them all, so that little of the machine goes to the client. `pipelined` sends
+    the three commands together (RFC 2920), and the content when all are answered. Raises
     `RuntimeError` for any answer but the one that takes the mail, and for none in a minute.
     """
 
     def __init__(self, protocol, ports, connections, pipelined=False):
         self._selector = selectors.DefaultSelector()
-        self._sessions = [_Session(protocol, ports[n % len(ports)], pipelined) for n in range(connections)]
+        self._sessions = [_Session(protocol, ports[n % len(ports)]) for n in range(connections)]
+        self._pipelined = pipelined
         for session in self._sessions:
             self._selector.register(session.socket, selectors.EVENT_READ, session)
         self._number = 0
@@ -84,25 +86,20 @@ class Client:
     def _encoded(self, sender, recipient):
         self._number += 1
         data = DATA.format(sender=sender, recipient=recipient, number=f"{id(self):x}.{self._number}")
-        return [
-            (f"MAIL FROM:<{sender}>\r\n".encode(), b"250"),
-            (f"RCPT TO:<{recipient}>\r\n".encode(), b"250"),
-            (b"DATA\r\n", b"354"),
-            (data.encode() + b".\r\n", b"250"),
-        ]
+        content = (data.encode() + b".\r\n", b"250")
+        mail, rcpt = f"MAIL FROM:<{sender}>\r\n".encode(), f"RCPT TO:<{recipient}>\r\n".encode()
+        if self._pipelined:
+            return [(mail + rcpt + b"DATA\r\n", b"250", b"250", b"354"), content]
+        return [(mail, b"250"), (rcpt, b"250"), (b"DATA\r\n", b"354"), content]
 
 
 class _Session:
-    """One connection: sends the steps of a mail, each when the one before it has been answered.
+    """One connection: sends the steps of a mail, each when the one before it has been answered."""
 
-    Pipelined (RFC 2920), the three commands go together and the content goes when all are answered.
-    """
-
-    def __init__(self, protocol, port, pipelined):
+    def __init__(self, protocol, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.began = None
-        self._pipelined = pipelined
         self._received = b""
         self._steps = []
         self._wanted = [b"220"]
@@ -112,14 +109,8 @@ class _Session:
 
     def begin(self, mail):
         self.began = time.perf_counter()
-        if self._pipelined:
-            *commands, content = mail
-            octets, codes = zip(*commands, strict=True)
-            self._steps = [content]
-            self._do(b"".join(octets), *codes)
-        else:
-            first, *self._steps = mail
-            self._do(*first)
+        first, *self._steps = mail
+        self._do(*first)
 
     def read(self):
         """Take what has come, go on to the next step if that was all; return True at the end of the mail."""

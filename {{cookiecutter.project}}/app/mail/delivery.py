@@ -106,9 +106,8 @@ def read(peer, sender, recipient, data):
 
 def _is_in_unknown_state(message, handlers):
     """Tell whether the sender is in a state of which none of the `handlers` for this address knows."""
-    known = {(handler.__module__, handler.__name__) for handler in handlers if not salmon_setting(handler, "stateless")}
-    modules = {module for module, _ in known}
-    return known and not any((module, Router.get_state(module, message)) in known for module in modules)
+    stateful = [handler for handler in handlers if not salmon_setting(handler, "stateless")]
+    return stateful and not any(Router.in_state(handler, message) for handler in stateful)
 
 
 def attached_states():

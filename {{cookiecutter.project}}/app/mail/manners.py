@@ -7,7 +7,6 @@ from collections import deque
 from config import settings
 
 HOUR = 3600
-UNSOLICITED = ("bulk", "list", "junk")
 COMMENT = re.compile(r"\([^()]*\)")
 
 
@@ -25,12 +24,11 @@ def is_from_machine(message):
     That is a null sender, `Auto-Submitted` other than `no` (RFC 3834, sections 2 and 5),
     any `List-` header (RFC 2369, RFC 2919), or `Precedence: bulk`, `list` or `junk`.
     """
-    names = {name.lower() for name in message.base.mime_part.keys()}
     return (
         (message.From or "").partition("@")[0] in ("", "mailer-daemon")
-        or any(name.startswith("list-") for name in names)
-        or ("auto-submitted" in names and any(word != "no" for word in _words(message, "Auto-Submitted")))
-        or ("precedence" in names and any(word in UNSOLICITED for word in _words(message, "Precedence")))
+        or any(word != "no" for word in _words(message, "Auto-Submitted"))
+        or any(word in ("bulk", "list", "junk") for word in _words(message, "Precedence"))
+        or any(name.lower().startswith("list-") for name in message.base.mime_part.keys())
     )
 
 

@@ -1,20 +1,16 @@
 """The storage that was picked keeps Salmon's contract, and what its own documentation says."""
 
-import ast
-import os
-import subprocess
-import sys
-
 import pytest
 from django.db import connections
-from salmon.routing import MemoryStorage, Router
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import DjangoStorage
 from tests.conversation import assert_in_state, receive
-from tests.model.storage_contract import ALICE, KEY, AnyStringContract, KeptStorageContract, StorageContract
+from tests.model.booting import boot, run
+from tests.model.storage_contract import ALICE, KEY, KeptStorageContract
 from webapp import settings as webapp
 
 BOB = "bob@people.example"
@@ -78,15 +74,6 @@ class TestDjangoStorage(KeptStorageContract):
             pass
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract):
-    @pytest.fixture
-    def storage(self):
-        return MemoryStorage()
-
-    def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
-
-
 def test_a_conversation_with_the_storage_that_was_picked(storage, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))
@@ -97,21 +84,8 @@ def test_a_conversation_with_the_storage_that_was_picked(storage, monkeypatch):
     assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
 
 
-def run(tmp_path, *arguments):
-    """Run Python in a process of its own, with a database in `tmp_path`."""
-    environment = {
-        **os.environ,
-        "STATE_DATABASE": str(tmp_path / "states.sqlite3"),
-        "SECRET_KEY": "only for tests",
-        "RECEIVER_PORT": "0",
-    }
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
-
-
 def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    boot = "import config.boot; from salmon.routing import Router; print(Router.STATE_STORE); Router.clear_states()"
-
-    booted = run(tmp_path, "-c", boot)
+    booted = boot(tmp_path / "states.sqlite3")
 
     assert f"<DjangoStorage {tmp_path / 'states.sqlite3'}>" in booted.stdout
     assert "is protected" in booted.stderr
@@ -119,12 +93,12 @@ def test_boot_attaches_the_storage_that_was_picked(tmp_path):
 
 def test_the_pages_are_well(tmp_path):
     """Django's own way to test, with a database of its own; see `webapp/mail_states/tests.py`."""
-    tested = run(tmp_path, "webapp/manage.py", "test", "webapp")
+    tested = run(tmp_path / "states.sqlite3", "webapp/manage.py", "test", "webapp")
 
     assert tested.returncode == 0, tested.stderr
 
 
 def test_the_migrations_are_those_of_the_model(tmp_path):
-    checked = run(tmp_path, "webapp/manage.py", "makemigrations", "--check", "--dry-run")
+    checked = run(tmp_path / "states.sqlite3", "webapp/manage.py", "makemigrations", "--check", "--dry-run")
 
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -4,17 +4,14 @@ On SQLite, which needs no server, and on PostgreSQL where TEST_DATABASE is the U
 which a schema may be made: TEST_DATABASE=postgresql://localhost/test pytest
 """
 
-import ast
 import os
 import secrets
-import subprocess
-import sys
 import threading
 
 import psycopg
 import pytest
 import sqlalchemy
-from salmon.routing import MemoryStorage, Router
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from app.handlers.subscription import CONFIRMING
@@ -22,7 +19,8 @@ from app.model.mail_states import MailStates
 from app.model.state_storage import SQLAlchemyStorage
 from config.environment import needs
 from tests.conversation import assert_in_state, receive
-from tests.model.storage_contract import ALICE, KEY, AnyStringContract, KeptStorageContract, StorageContract
+from tests.model.booting import boot
+from tests.model.storage_contract import ALICE, KEY, KeptStorageContract
 
 BOB = "bob@people.example"
 SERVER = os.environ.get("TEST_DATABASE")
@@ -167,15 +165,6 @@ def end_connections(application_name):
         assert connection.execute(mine, [application_name]).fetchall()
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract):
-    @pytest.fixture
-    def storage(self):
-        return MemoryStorage()
-
-    def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
-
-
 def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     storage = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.sqlite3")
@@ -188,15 +177,7 @@ def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
 
 
 def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    environment = {
-        **os.environ,
-        "STATE_DATABASE": f"sqlite:///{tmp_path}/states.sqlite3",
-        "SECRET_KEY": "only for tests",
-        "RECEIVER_PORT": "0",
-    }
-    boot = "import config.boot; from salmon.routing import Router; print(Router.STATE_STORE); Router.clear_states()"
-
-    booted = subprocess.run([sys.executable, "-c", boot], env=environment, capture_output=True, text=True)
+    booted = boot(f"sqlite:///{tmp_path}/states.sqlite3")
 
     assert f"<SQLAlchemyStorage sqlite:///{tmp_path}/states.sqlite3>" in booted.stdout
     assert "is protected" in booted.stderr

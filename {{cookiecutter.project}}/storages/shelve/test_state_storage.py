@@ -1,19 +1,18 @@
 """The storage that was picked keeps Salmon's contract, as far as a shelf goes."""
 
-import ast
-import os
 import subprocess
 import sys
 
 import pytest
-from salmon.routing import MemoryStorage, Router
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import ShelveStorage
 from tests.conversation import assert_in_state, receive
-from tests.model.storage_contract import ALICE, KEY, AnyStringContract, KeptStorageContract, StorageContract
+from tests.model.booting import boot
+from tests.model.storage_contract import ALICE, KEY, KeptStorageContract
 
 
 class TestShelveStorage(KeptStorageContract):
@@ -54,15 +53,6 @@ class TestShelveStorage(KeptStorageContract):
         assert "a shelf is for one process" in second.stderr
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract):
-    @pytest.fixture
-    def storage(self):
-        return MemoryStorage()
-
-    def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
-
-
 def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     storage = ShelveStorage(tmp_path / "states")
@@ -75,15 +65,7 @@ def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
 
 
 def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    environment = {
-        **os.environ,
-        "STATE_DATABASE": str(tmp_path / "states"),
-        "SECRET_KEY": "only for tests",
-        "RECEIVER_PORT": "0",
-    }
-    boot = "import config.boot; from salmon.routing import Router; print(Router.STATE_STORE); Router.clear_states()"
-
-    booted = subprocess.run([sys.executable, "-c", boot], env=environment, capture_output=True, text=True)
+    booted = boot(tmp_path / "states")
 
     assert f"<ShelveStorage {tmp_path / 'states'}>" in booted.stdout
     assert "is protected" in booted.stderr

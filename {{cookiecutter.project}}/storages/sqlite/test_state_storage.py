@@ -1,20 +1,18 @@
 """The storage that was picked keeps Salmon's contract, and what its own documentation says."""
 
-import ast
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
-from salmon.routing import MemoryStorage, Router
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import SQLiteStorage
 from tests.conversation import assert_in_state, receive
-from tests.model.storage_contract import ALICE, KEY, AnyStringContract, KeptStorageContract, StorageContract
+from tests.model.booting import boot
+from tests.model.storage_contract import ALICE, KEY, AnyStringContract, KeptStorageContract
 
 
 class TestSQLiteStorage(AnyStringContract, KeptStorageContract):
@@ -89,15 +87,6 @@ class TestSQLiteStorage(AnyStringContract, KeptStorageContract):
             pass
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract):
-    @pytest.fixture
-    def storage(self):
-        return MemoryStorage()
-
-    def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
-
-
 def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     path = tmp_path / "states.sqlite3"
@@ -110,15 +99,7 @@ def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
 
 
 def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    environment = {
-        **os.environ,
-        "STATE_DATABASE": str(tmp_path / "states.sqlite3"),
-        "SECRET_KEY": "only for tests",
-        "RECEIVER_PORT": "0",
-    }
-    boot = "import config.boot; from salmon.routing import Router; print(Router.STATE_STORE); Router.clear_states()"
-
-    booted = subprocess.run([sys.executable, "-c", boot], env=environment, capture_output=True, text=True)
+    booted = boot(tmp_path / "states.sqlite3")
 
     assert f"<SQLiteStorage {tmp_path / 'states.sqlite3'}>" in booted.stdout
     assert "is protected" in booted.stderr

@@ -23,7 +23,7 @@ def combinations():
     return [dict(zip(questions, answers, strict=True)) for answers in itertools.product(*questions.values())]
 
 
-def bake(folder, output_dir=None, overwrite=False, **answers):
+def bake(folder, output_dir=None, **answers):
     """Return the folder of a new application in `folder`; questions not in `answers` have their defaults.
 
     What cookiecutter remembers between two calls stays within `folder`, too, also when the
@@ -37,7 +37,6 @@ def bake(folder, output_dir=None, overwrite=False, **answers):
             no_input=True,
             extra_context=answers,
             output_dir=str(output_dir or folder),
-            overwrite_if_exists=overwrite,
             config_file=str(configuration),
         )
     )

@@ -1,5 +1,6 @@
 """A bad answer is refused in one line that says what is wrong, and leaves nothing on disk."""
 
+import json
 import os
 import re
 import subprocess
@@ -154,6 +155,49 @@ def test_a_folder_that_is_there_already_is_left_alone(here, environment):
     baking = subprocess.run([COOKIECUTTER, str(TEMPLATE), "--no-input"], cwd=here, env=environment, capture_output=True)
     assert baking.returncode != 0
     assert [path.name for path in here.rglob("*")] == ["mail-app", "mine"]
+
+
+COPIED = json.loads((TEMPLATE / "cookiecutter.json").read_text())["_copy_without_render"]
+
+
+@pytest.mark.parametrize("folder", [name for name in COPIED if (TEMPLATE / "{{cookiecutter.project}}" / name).is_dir()])
+def test_a_folder_that_would_be_deleted_is_not_overwritten(here, environment, folder):
+    """Told to overwrite, cookiecutter first deletes the folders that it copies whole: states, keys, own handlers."""
+    mine = here / "mail-app" / folder / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+
+    baking = _overwriting(here, environment)
+
+    assert baking.returncode != 0
+    assert_is_refused(baking.stderr, "project", "mail-app")
+    assert f"with {folder}/ in it" in baking.stderr
+    assert [path for path in here.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "mine"
+
+
+def test_a_folder_of_something_else_is_overwritten_where_told_so(here, environment):
+    """Such as a new repository with a licence in it."""
+    (here / "mail-app").mkdir()
+    for name in ("LICENSE", "README.md"):
+        (here / "mail-app" / name).write_text("mine")
+
+    baking = _overwriting(here, environment)
+
+    assert baking.returncode == 0, baking.stderr
+    assert (here / "mail-app" / "LICENSE").read_text() == "mine"
+    assert "made with [Salmon]" in (here / "mail-app" / "README.md").read_text()
+    assert (here / "mail-app" / "app" / "model" / "state_storage.py").exists()
+
+
+def _overwriting(here, environment):
+    return subprocess.run(
+        [COOKIECUTTER, str(TEMPLATE), "--no-input", "--overwrite-if-exists"],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(

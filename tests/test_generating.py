@@ -127,17 +127,6 @@ def test_the_same_answers_make_the_same_files(tmp_path):
     assert made[0] == made[1]
 
 
-@pytest.mark.parametrize("state_storage", STORAGES)
-def test_an_application_is_generated_anew_over_itself(bake, state_storage):
-    """As `cookiecutter --overwrite-if-exists` does it."""
-    folder = bake(state_storage=state_storage)
-    made = {path: path.read_bytes() for path in files(folder)}
-
-    bake(state_storage=state_storage, overwrite=True)
-
-    assert {path: path.read_bytes() for path in files(folder)} == made
-
-
 def test_a_choice_adds_its_own_files_only(tmp_path):
     """What differs between two storages stands in a few places: the storage, its tests, and a line here and there."""
     names = {}

@@ -32,6 +32,7 @@ class SQLite:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+        self._connection.execute("PRAGMA secure_delete = ON")
         self._connection.execute(f"CREATE TABLE IF NOT EXISTS states ({COLUMNS.format('TEXT')}) WITHOUT ROWID")
 
     def get(self, key, sender):

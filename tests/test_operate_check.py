@@ -82,7 +82,7 @@ def test_a_handler_that_cannot_be_loaded(application):
     append(app.folder / "app" / "handlers" / "postmaster.py", "\nimport no_such_module\n")
 
     assert check(app) == {
-        "settings": "a handler cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"
+        "settings": "the application cannot start: ModuleNotFoundError: No module named 'no_such_module'"
     }
 
 

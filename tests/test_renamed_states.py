@@ -43,7 +43,7 @@ def test_by_hand(application):
     renamed = app.run("python", "operate.py", "states", "rename", "CONFIRMING", "SUBSCRIBED")
     refused = app.run("python", "operate.py", "states", "rename", "SUBSCRIBED", "NOWHERE")
 
-    assert renamed.stdout == "1 senders: CONFIRMING -> SUBSCRIBED  app.handlers.subscription\n"
+    assert renamed.stdout == "rows changed: 1  CONFIRMING -> SUBSCRIBED  app.handlers.subscription\n"
     assert refused.returncode == 1
     assert "'NOWHERE' must be a state that a handler has" in refused.stderr
     assert app.run("python", "operate.py", "states", "list").stdout.count("SUBSCRIBED") == 2

@@ -19,7 +19,7 @@ def apply(settings):
     Ends the process with one line that names the variable when a value breaks its rule.
     """
     for name, (rule, explanation) in RULES.items():
-        value = os.environ.get(name.upper(), settings[name])
+        value = os.environ.get(name.upper(), settings.get(name))
         try:
             settings[name] = rule(value)
         except (ValueError, TypeError, AttributeError, KeyError):
@@ -41,11 +41,11 @@ def shown(value):
 
 
 @contextmanager
-def needs(name, value):
-    """End the process with one line that names the setting when the block fails for its value."""
+def needs(name, value, errors=Exception):
+    """End the process with one line that names the setting when the block fails for its value, with `errors`."""
     try:
         yield
-    except Exception as error:
+    except errors as error:
         refuse(name, shown(value), f"cannot be used: {error.__cause__ or error}")
 
 

@@ -90,7 +90,7 @@ def together():
     except SystemExit as refusal:
         raise Trouble(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
-        raise Trouble(f"a handler cannot be loaded: {type(error).__name__}: {error}") from error
+        raise Trouble(f"the application cannot start: {type(error).__name__}: {error}") from error
     return f"mail_domain {settings.mail_domain}, lists {', '.join(settings.lists)}"
 
 
@@ -157,11 +157,10 @@ def permissions():
     for path in kept:
         if _mode(path) & 0o077:
             raise Trouble(f"{path} is open to other users; chmod go= {path}")
-    for path in (
-        path for folder in ("app", "config", "operations") for path in [Path(folder), *Path(folder).rglob("*")]
-    ):
-        if _mode(path) & 0o002:
-            raise Trouble(f"{path} can be changed by any user; chmod o-w {path}")
+    for name in ("app", "config", "operations", "operate.py", "webapp"):
+        for path in [Path(name), *Path(name).rglob("*")]:
+            if path.exists() and _mode(path) & 0o002:
+                raise Trouble(f"{path} can be changed by any user; chmod o-w {path}")
     return "what is kept is for its owner only, and nobody else can change the code"
 
 

@@ -1,7 +1,6 @@
 """One mail through the application, and what became of it: who took it, what it changed, what it sent."""
 
 import email
-import inspect
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,12 +81,18 @@ def state_at(address, sender):
 
 
 def make_mail(sender, recipient, headers=(), text="Hello.\n"):
-    """Return the octets of a mail; `headers` are `(name, value)` pairs that add to or replace the usual ones."""
+    """Return the octets of a mail; `headers` are `(name, value)` pairs that add to or replace the usual ones.
+
+    Raises `ValueError` when an address or a header cannot be written.
+    """
     mail = EmailMessage()
     given = {name.lower() for name, _ in headers}
     usual = [("From", sender or "MAILER-DAEMON"), ("To", recipient), ("Subject", "hello")]
     for name, value in [pair for pair in usual if pair[0].lower() not in given] + list(headers):
-        mail[name] = value
+        try:
+            mail[name] = value
+        except Exception as error:  # `email` raises whatever it likes about an address such as "alice@"
+            raise ValueError(f"{name}: {value!r} cannot be written in a mail") from error
     mail.set_content(text)
     return mail.as_bytes()
 
@@ -100,12 +105,6 @@ def envelope_sender(address):
 def with_domain(address):
     """Return `address`, in our own domain when it has none."""
     return address if "@" in address else f"{address}@{settings.mail_domain}"
-
-
-def place(handler):
-    """Return where a handler stands in the code, as `app/handlers/subscription.py:35`."""
-    code = inspect.unwrap(handler).__code__
-    return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
 
 
 def _states(message):

@@ -144,7 +144,7 @@ def rename(storage, old, new, handler):
             if storage.get(key, sender) == old:
                 storage.set(key, sender, new)
                 number += 1
-    click.echo(f"{number} senders: {old} -> {new}  {module}")
+    click.echo(f"rows changed: {number}  {old} -> {new}  {module}")
 
 
 @states.command()

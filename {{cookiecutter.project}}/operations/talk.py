@@ -14,7 +14,8 @@ from salmon.routing import Router, StateStorage
 from app.mail.relay import Outbox
 from app.model.mail_states import MailStates
 from config import settings
-from operations.exchange import envelope_sender, exchange, make_mail, place, state_at, with_domain
+from operations.exchange import envelope_sender, exchange, make_mail, state_at, with_domain
+from operations.machine import place
 from operations.transcript import Difference, Recorder, Transcript, text_of
 
 HOME = Path(__file__).parent.parent
@@ -80,6 +81,8 @@ def talk(demo, script, eml, sender, recipient, record, states, against, sink):
         else:
             converse(sender, recipient, deliver, record)
     except (OSError, smtplib.SMTPException) as error:
+        if not against:
+            raise click.ClickException(str(error)) from error
         raise click.ClickException(f"--against {against[0]}:{against[1]} does not talk with us: {error}") from error
 
 
@@ -169,7 +172,12 @@ def converse(sender, recipient, deliver, record):
             return
         address = with_domain(recipient)
         headers = [("Subject", subject)] if subject != "hello" else []
-        came = deliver(envelope_sender(sender), address, make_mail(envelope_sender(sender), address, headers, text))
+        try:
+            data = make_mail(envelope_sender(sender), address, headers, text)
+        except ValueError as error:
+            click.echo(f"Error: {error}; for example alice@people.example", err=True)
+            continue
+        came = deliver(envelope_sender(sender), address, data)
         show(came)
         if recorder:
             recorder.record(came, headers, "" if text == "Hello.\n" else text)

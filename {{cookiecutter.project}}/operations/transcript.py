@@ -199,7 +199,7 @@ class Recorder:
         lines = [f"{came.sender or '<>'} -> {self._names.get(came.recipient, recipient)}"]
         lines += [f"    {name}: {value}" for name, value in headers]
         lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
-        for _, mail in came.sent:
+        for _, mail in came.sent or ():
             if mail["Reply-To"]:
                 self._names.setdefault(str(mail["Reply-To"]), "{" + f"reply_to_{len(self._names) + 1}" + "}")
         for line in outcome(came):

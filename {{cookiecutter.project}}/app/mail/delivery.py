@@ -55,9 +55,10 @@ def is_routed(address):
 def deliver(peer, sender, recipient, data):
     """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
 
-    `sender` is the envelope sender, empty for the null sender. Whatever is raised, nothing has
-    changed and nothing was sent: `salmon.server.SMTPError` with the code for the client, 550 for
-    an address without a handler; anything else is a fault of a handler and wants a 451.
+    `sender` is the envelope sender, empty for the null sender. Whatever is raised, no state has
+    changed; a reply has left only where the relay failed after it, or the commit did, and comes
+    again with the same Message-ID. Raises `salmon.server.SMTPError` with the answer for the client,
+    550 for an address without a handler; anything else is a fault of a handler and wants a 451.
     """
     message = read(peer, sender, recipient, data)
     handlers = [handler for found, _ in Router.match(message.To) for handler in found]

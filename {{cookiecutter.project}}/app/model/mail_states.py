@@ -26,9 +26,12 @@ class MailStates(StateStorage):
         """Wait for the turn of `sender`, run the block, and keep what it changed; on an exception, nothing.
 
         With `stateless` the sender is in no state at all, so that only stateless handlers match.
-        Raises `salmon.server.SMTPError` 451 when the turn does not come or the storage fails.
+        Raises `salmon.server.SMTPError`: 451 when the turn does not come or the storage fails, 554 when the
+        storage cannot hold the sender. A thread is in one conversation at a time: `RuntimeError` otherwise.
         """
-        # Who is in no state need not wait: the bounces of all the world have one sender, which is none.
+        if self._mail() is not None:
+            raise RuntimeError("a conversation within a conversation: the outer one would keep changes that failed")
+        # No state is read, so no turn is needed; all bounces would queue behind the one null sender otherwise.
         with nullcontext() if stateless else self._turn(sender):
             mail = self._here.mail = _Mail(sender if stateless else _nobody)
             try:

@@ -40,7 +40,8 @@ def rename(storage, renames):
 
     `renames` is a dictionary such as `{"CONFIRMING": "ASKED", "OLD": "START"}`. With a dot, a name is that
     of a module and a state. A state that still has a handler is left alone, so that a rename takes place
-    once. Raises `ValueError` for senders who are nowhere then, and changes nothing.
+    once. Raises `ValueError` for senders who are nowhere then, or in two states under one key, and changes
+    nothing.
     """
     rows = changes(storage, renames)
     if rows:
@@ -50,12 +51,15 @@ def rename(storage, renames):
 
 def changes(storage, renames):
     """Return the `(key, sender, state)` rows that `rename` sets; arguments and errors are the same."""
-    rows, lost = [], Counter()
+    rows, lost, moved = [], Counter(), set()
     for key, sender, state in _walk(storage):
         if has_handler(key, state):
             continue
         new_key, new_state = _follow(key, state, renames)
         if new_key != key:
+            if (new_key, sender) in moved or storage.get(new_key, sender) != ROUTE_FIRST_STATE:
+                raise ValueError(f"{sender} has a state under {new_key} already; set the one under {key} to START")
+            moved.add((new_key, sender))
             rows.append((key, sender, ROUTE_FIRST_STATE))
         rows.append((new_key, sender, new_state))
         if not has_handler(new_key, new_state):

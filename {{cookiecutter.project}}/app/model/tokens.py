@@ -7,16 +7,17 @@ addresses; few of them, because a local part has 64 octets (RFC 5321, section 4.
 
 import hashlib
 import hmac
+import math
 import time
 
 from config import settings
 
-HOURS = 72
+HOURS = 72  # at least, and less than one more
 
 
 def make(list_name, sender, now=None):
     """Return the token with which `sender` joins `list_name`; `now` is in seconds since the epoch."""
-    expiry = int((time.time() if now is None else now) // 3600) + HOURS
+    expiry = math.ceil((time.time() if now is None else now) / 3600) + HOURS
     return _token(expiry, list_name, sender)
 
 

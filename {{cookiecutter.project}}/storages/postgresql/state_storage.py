@@ -207,11 +207,12 @@ class SQLAlchemyStorage(StateStorage):
         connection = self._engine.raw_connection()
         try:
             return connection, work(connection, *arguments)
-        except self._engine.dialect.loaded_dbapi.Error:
+        except BaseException as error:
+            closed = self._engine.dialect.is_disconnect(error, connection.driver_connection, None)
             connection.invalidate()
-            self.close()
-            if not again:
+            if not closed or not again:
                 raise
+            self.close()
         return self._opened(work, *arguments, again=False)
 
     def _refusing(self, function, *arguments):

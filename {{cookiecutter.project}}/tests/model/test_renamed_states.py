@@ -18,6 +18,9 @@ class Rows:
     def __iter__(self):
         return iter([(*cell, state) for cell, state in self.rows.items()])
 
+    def get(self, key, sender):
+        return self.rows.get((key, sender), "START")
+
     def set_all(self, rows):
         for key, sender, state in rows:
             self.rows[key, sender] = state
@@ -65,6 +68,19 @@ def test_a_module_that_is_renamed():
     renamed_states.rename(storage, {"app.handlers.lists.SUBSCRIBED": f"{MODULE}.SUBSCRIBED"})
 
     assert list(storage) == [(f"{MODULE}:news", "alice", "SUBSCRIBED")]
+
+
+@pytest.mark.parametrize("module", [MODULE, "app.handlers.older"])
+def test_nobodys_state_is_overwritten_by_that_of_a_module_that_is_renamed(module):
+    storage = Rows(("app.handlers.lists:news", "alice", "CONFIRMING"), (f"{module}:news", "alice", "SUBSCRIBED"))
+    before = list(storage)
+
+    with pytest.raises(ValueError, match=f"alice has a state under {MODULE}:news already"):
+        renamed_states.rename(
+            storage, {name: f"{MODULE}.SUBSCRIBED" for name in ("CONFIRMING", "app.handlers.older.SUBSCRIBED")}
+        )
+
+    assert list(storage) == before
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ OPTIONS = {
     "django.db.backends.postgresql": {
         "connect_timeout": 3,  # seconds
         "tcp_user_timeout": 5000,  # milliseconds
-        "options": "-c statement_timeout=5s",
+        # Who has waited for the turn of a sender sees what the mail before has left.
+        "options": r"-c statement_timeout=5s -c default_transaction_isolation=read\ committed",
     },
 }
 

@@ -4,9 +4,18 @@ import hashlib
 import threading
 from contextlib import contextmanager
 
-from django.db import DEFAULT_DB_ALIAS, NotSupportedError, OperationalError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    NotSupportedError,
+    OperationalError,
+    connections,
+    transaction,
+)
 
 from .turns import Turns
+
+INERROR = 3  # PQtransactionStatus of libpq: only a rollback is possible, and a commit becomes one
 
 
 def conversation(sender, using=DEFAULT_DB_ALIAS, timeout=2):
@@ -41,6 +50,7 @@ def _postgresql(connection, sender, timeout):
                 raise TimeoutError from error
             raise
         yield
+        _refuse_what_is_undone(connection)
 
 
 @contextmanager
@@ -53,6 +63,7 @@ def _mysql(connection, sender, timeout):
     try:
         with transaction.atomic(connection.alias):
             yield
+            _refuse_what_is_undone(connection)
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DO RELEASE_LOCK(%s)", [name])
@@ -62,6 +73,13 @@ def _sqlite(connection, sender, timeout):
     if connection.is_in_memory_db():  # of this process, for tests
         return _one_at_a_time
     return Turns(f"{connection.settings_dict['NAME']}-turns", timeout).turn(sender)
+
+
+def _refuse_what_is_undone(connection):
+    """Raise when an error that somebody caught within the block has left nothing to commit."""
+    aborted = connection.vendor == "postgresql" and connection.connection.info.transaction_status == INERROR
+    if aborted or connection.needs_rollback:
+        raise DatabaseError("an error within the conversation was caught, and the database undoes all of it")
 
 
 def _number(sender):

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 from salmon.routing import Router
@@ -11,7 +12,7 @@ from config import settings
 
 settings.state_database = os.environ["TEST_DATABASE"]  # before Django reads it
 
-from django.db import connection  # noqa: E402
+from django.db import DatabaseError, connection  # noqa: E402
 
 from app.handlers import subscription  # noqa: E402
 from app.handlers.subscription import CONFIRMING, START  # noqa: E402
@@ -106,6 +107,35 @@ def test_what_handlers_write_is_undone_with_a_mail_that_fails(states, monkeypatc
 
     receive(ALICE, "news-subscribe")
     assert_in_state(CONFIRMING, ALICE)
+
+
+@pytest.mark.parametrize("wrong", ["model", "SQL"])
+def test_an_error_that_a_handler_hides_is_no_success(storage, wrong):
+    def write():
+        if wrong == "model":
+            State(key="order", sender=ALICE, state="PAID").save(force_insert=True)
+        else:
+            connection.cursor().execute("SELECT 1 / 0")
+
+    with pytest.raises(SMTPError) as refusal, storage.conversation(ALICE):
+        State.objects.create(key="order", sender=ALICE, state="PAID")
+        with suppress(DatabaseError):
+            write()
+
+    assert refusal.value.code == 451
+    assert list(storage) == []
+
+
+def test_the_mail_that_waited_sees_what_the_one_before_has_left(storage):
+    """Also where the server has another isolation by default."""
+    connection.cursor().execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
+    try:
+        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW default_transaction_isolation")
+            assert cursor.fetchone() == ("read committed",)
+    finally:
+        connection.cursor().execute("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
 
 
 @pytest.mark.parametrize("call", ["get", "set", "iterate", "conversation"])

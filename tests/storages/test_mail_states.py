@@ -23,6 +23,17 @@ def states(request, mail_states, tmp_path):
     storage.close()
 
 
+def test_no_conversation_within_a_conversation(states):
+    """The states that the outer one sets after it would outlive a failure of its mail."""
+    with pytest.raises(ZeroDivisionError), states.conversation(ALICE):
+        with pytest.raises(RuntimeError), states.conversation(BOB):
+            pass
+        states.set(KEY, ALICE, "SUBSCRIBED")
+        raise ZeroDivisionError
+
+    assert states.get(KEY, ALICE) == "START"
+
+
 def test_other_threads_do_not_see_half_a_mail(states):
     with ThreadPoolExecutor(1) as elsewhere:
         with states.conversation(ALICE):

@@ -149,9 +149,7 @@ def _shown(title, figures, base):
 
 def _processing(contestants, rounds):
     """Return what a mail takes within one process, without the wire, beside Salmon's own parsing and routing."""
-    for name, contestant in contestants.items():
-        if name == "ours with sqlite, a reply a mail":
-            application = contestant.application
+    application = contestants["ours with sqlite, a reply a mail"].application
     done = subprocess.run(
         [sys.executable, str(PROCESSING), str(rounds), *SENDERS],
         cwd=application.folder,

@@ -25,11 +25,6 @@ def in_turn(contestants, rounds):
     return figures
 
 
-def median(figures):
-    """Return the median of a list of figures."""
-    return statistics.median(figures)
-
-
 def ratio(figures, others):
     """Return the median of the ratios, round by round: what slowed the machine down slowed both."""
     return statistics.median(figure / other for figure, other in zip(figures, others, strict=True))

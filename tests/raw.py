@@ -6,7 +6,7 @@ import socket
 class Raw:
     """A connection to a receiver on loopback; it has been greeted, and has said LHLO or EHLO.
 
-    `say` sends octets and returns the last line of each answer that they should have.
+    `say` sends octets and returns the last line of the last answer.
     """
 
     def __init__(self, port, protocol, seconds=60):

@@ -3,6 +3,7 @@
 import signal
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -84,12 +85,13 @@ def test_many_workers_share_the_states(application, sink):
         workers[2].send(ALICE, "news")
         assert [reply["Subject"] for reply in sink.take(2)] == ["Welcome to news", "Your mail to news has arrived"]
 
-        threads = [threading.Thread(target=worker.send, args=(BOB, "news-subscribe")) for worker in workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert {reply["Subject"] for reply in sink.wait_for(1)} == {"Please confirm your subscription to news"}
+        workers[0].send(BOB, "news-subscribe")
+        (confirmation,) = sink.take()
+        with ThreadPoolExecutor(len(workers)) as at_once:
+            answers = list(at_once.map(lambda worker: worker.send(BOB, confirmation["Reply-To"])[0], workers))
+        assert answers == [250] * len(workers)
+        subjects = [reply["Subject"] for reply in sink.take(len(workers))]
+        assert sorted(subjects) == ["Welcome to news"] + ["You are subscribed to news already"] * (len(workers) - 1)
     finally:
         for worker in workers:
             worker.kill()

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from tests import postfix
 from tests.waiting import wait_until
 
-postfix = pytest.importorskip("tests.postfix")
 pytestmark = pytest.mark.skipif(not postfix.IS_THERE, reason=postfix.REASON)
 
 SUBSCRIBE = "news-subscribe@example.com"

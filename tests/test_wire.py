@@ -287,7 +287,7 @@ def test_what_the_relay_says_is_what_the_client_hears(app, raw, sender, command,
     app.sink.answers.clear()
     app.sink.replies.clear()
 
-    # Nothing has changed: the confirmation is asked for as if for the first time.
+    # Nothing has changed: the sender is still a stranger.
     assert raw.mail(sender, "news@example.com", MAIL).startswith("250")
     (hint,) = app.sink.take()
     assert hint["Subject"] == "You are not subscribed to news"

@@ -91,6 +91,17 @@ def here(tmp_path):
     return tmp_path / "outer" / "inner"
 
 
+def generate(here, environment, *arguments):
+    """Call cookiecutter in the folder `here`, without questions; return the `CompletedProcess`."""
+    return subprocess.run(
+        [COOKIECUTTER, str(TEMPLATE), "--no-input", *arguments],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
 def assert_nothing_was_made(here):
     assert list(here.parent.rglob("*")) == [here]
 
@@ -114,13 +125,7 @@ def test_a_bad_answer(here, monkeypatch, capfd, question, answer):
 
 @pytest.mark.parametrize("question, answer", [("project", "../x"), ("project", "-rf"), ("mail_domain", "a@b.com")])
 def test_a_bad_answer_on_the_command_line(here, environment, question, answer):
-    baking = subprocess.run(
-        [COOKIECUTTER, str(TEMPLATE), "--no-input", f"{question}={answer}"],
-        cwd=here,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    baking = generate(here, environment, f"{question}={answer}")
 
     assert baking.returncode != 0
     assert_is_refused(baking.stderr, question, answer)
@@ -129,9 +134,7 @@ def test_a_bad_answer_on_the_command_line(here, environment, question, answer):
 
 def test_no_project_name(here, environment):
     """Cookiecutter refuses that by itself."""
-    baking = subprocess.run(
-        [COOKIECUTTER, str(TEMPLATE), "--no-input", "project="], cwd=here, env=environment, capture_output=True
-    )
+    baking = generate(here, environment, "project=")
     assert baking.returncode != 0
     assert_nothing_was_made(here)
 
@@ -139,12 +142,7 @@ def test_no_project_name(here, environment):
 def test_an_answer_that_is_a_template(here, environment):
     """Cookiecutter renders answers on its command line; what comes out is judged."""
     for answer in ["{{ 7 * 7 }}", "{% for x in y %}", "{{ nothing.at.all }}", "{{"]:
-        baking = subprocess.run(
-            [COOKIECUTTER, str(TEMPLATE), "--no-input", f"project={answer}"],
-            cwd=here,
-            env=environment,
-            capture_output=True,
-        )
+        baking = generate(here, environment, f"project={answer}")
         assert baking.returncode != 0
         assert_nothing_was_made(here)
 
@@ -152,7 +150,7 @@ def test_an_answer_that_is_a_template(here, environment):
 def test_a_folder_that_is_there_already_is_left_alone(here, environment):
     (here / "mail-app").mkdir()
     (here / "mail-app" / "mine").write_text("mine")
-    baking = subprocess.run([COOKIECUTTER, str(TEMPLATE), "--no-input"], cwd=here, env=environment, capture_output=True)
+    baking = generate(here, environment)
     assert baking.returncode != 0
     assert [path.name for path in here.rglob("*")] == ["mail-app", "mine"]
 
@@ -167,7 +165,7 @@ def test_a_folder_that_would_be_deleted_is_not_overwritten(here, environment, fo
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
 
-    baking = _overwriting(here, environment)
+    baking = generate(here, environment, "--overwrite-if-exists")
 
     assert baking.returncode != 0
     assert_is_refused(baking.stderr, "project", "mail-app")
@@ -182,22 +180,12 @@ def test_a_folder_of_something_else_is_overwritten_where_told_so(here, environme
     for name in ("LICENSE", "README.md"):
         (here / "mail-app" / name).write_text("mine")
 
-    baking = _overwriting(here, environment)
+    baking = generate(here, environment, "--overwrite-if-exists")
 
     assert baking.returncode == 0, baking.stderr
     assert (here / "mail-app" / "LICENSE").read_text() == "mine"
     assert "made with [Salmon]" in (here / "mail-app" / "README.md").read_text()
     assert (here / "mail-app" / "app" / "model" / "state_storage.py").exists()
-
-
-def _overwriting(here, environment):
-    return subprocess.run(
-        [COOKIECUTTER, str(TEMPLATE), "--no-input", "--overwrite-if-exists"],
-        cwd=here,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,12 @@ def test_what_others_can_read_or_change(application, tmp_path):
     os.chmod(app.folder / ".env", 0o600)
     os.chmod(app.folder / "app" / "mail" / "reply.py", 0o666)
     assert "chmod o-w app/mail/reply.py" in check(app)["permissions"]
+    os.chmod(app.folder / "app" / "mail" / "reply.py", 0o644)
+    os.chmod(app.folder / "operate.py", 0o666)
+    assert "chmod o-w operate.py" in check(app)["permissions"]
+    os.chmod(app.folder / "operate.py", 0o644)
+    (app.folder / "app" / ".#reply.py").symlink_to("somebody@where.emacs.runs")
+    assert check(app) == {}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")

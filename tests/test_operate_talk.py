@@ -91,6 +91,8 @@ def test_a_conversation_is_typed_on_a_terminal_and_recorded(application, tmp_pat
     person.expect_exact("Your mail to news has arrived")
     write("<>", "news", "", "")
     person.expect_exact("ignored  it comes from a machine")
+    write("alice@", "news", "", "")
+    person.expect_exact("Error: From: 'alice@' cannot be written in a mail; for example alice@people.example")
     write("eve@people.example", "nobody", "", "")
     person.expect_exact("550 5.1.1")
     person.expect("From ")
@@ -170,6 +172,39 @@ def test_a_server_that_runs_is_talked_to_over_the_wire(application, sink, protoc
     assert wrong.returncode == 1
     assert "<- Subject: Your mail to news has arrived" in wrong.stderr
     assert refused.returncode == 0, refused.stderr
+
+
+def test_what_is_said_to_a_server_is_recorded_where_no_reply_is_seen(application, tmp_path):
+    app = application().start()
+    person = pexpect.spawn(
+        sys.executable,
+        ["operate.py", "talk", "--against", f"127.0.0.1:{app.port}", "--record", str(tmp_path / "typed.txt")],
+        cwd=str(app.folder),
+        env=app.environment,
+        encoding="utf-8",
+        timeout=30,
+    )
+    for question, answer in [("From ", ALICE), ("To ", "news"), ("Subject ", "Lunch"), ("Text, ", "")]:
+        person.expect(f"{question}.*: ")
+        person.sendline(answer)
+    person.expect("From ")
+    person.sendeof()
+    person.expect(pexpect.EOF)
+    person.close()
+
+    assert person.exitstatus == 0
+    assert f"{ALICE} -> news\n    Subject: Lunch\n" in (tmp_path / "typed.txt").read_text()
+
+
+def test_a_demo_whose_transcript_was_deleted(application):
+    app = application()
+    (app.folder / "tests" / "conversations" / "subscribe.txt").unlink()
+
+    shown = talk(app, "--demo")
+
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("Error: ") and "tests/conversations/subscribe.txt" in shown.stderr
+    assert shown.stderr.count("\n") == 1
 
 
 def test_a_server_that_does_not_run(application):

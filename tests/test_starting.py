@@ -1,5 +1,6 @@
 """What cannot work is not started: `salmon start --no-daemon` ends with a line that names it."""
 
+import json
 import os
 import socket
 
@@ -40,6 +41,14 @@ def test_a_setting_that_cannot_be(application, name, value):
     assert "cret" not in said
 
 
+def test_a_setting_that_was_deleted(application):
+    app = application()
+    choices = app.folder / "config" / "settings.py"
+    choices.write_text(choices.read_text().replace("relay_starttls = False\n", ""))
+
+    assert_one_line(refusal(app), "ERROR: RELAY_STARTTLS None must be yes or no; for example yes")
+
+
 def test_a_port_that_is_taken(application):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -75,6 +84,19 @@ def test_a_storage_that_cannot_be_opened(application, tmp_path, state_storage, k
     said = refusal(app)
     assert f"ERROR: STATE_DATABASE '{path}' cannot be used: " in said.splitlines()[-1], said
     assert "Traceback" not in said
+
+
+def test_a_storage_that_is_damaged_where_the_states_are(application):
+    app = application()
+    row = {"key": "app.handlers.subscription:news", "state": "CONFIRMING"}
+    rows = "".join(json.dumps({**row, "sender": f"person{number}@people.example"}) + "\n" for number in range(1000))
+    assert app.run("python", "operate.py", "states", "import", input=rows).returncode == 0
+    path = app.folder / "run" / "states.sqlite3"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+
+    said = refusal(app)
+
+    assert said.splitlines()[-1].startswith("ERROR: STATE_DATABASE 'run/states.sqlite3' cannot be used: "), said
 
 
 def test_a_shelf_that_another_process_has(application):

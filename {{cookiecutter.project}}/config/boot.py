@@ -5,7 +5,6 @@ import logging.config
 from pathlib import Path
 
 from salmon.routing import Router
-from salmon.server import SMTPError
 
 from app.mail.receiver import open_receiver
 from app.mail.relay import Relay
@@ -66,10 +65,7 @@ routes.load()
 
 # States: nobody is left in one that has no handler any more. `operate.py` mends such states.
 if not operating:
-    with (
-        needs("state_database", settings.state_database, SMTPError),
-        needs("renamed_states", settings.renamed_states, ValueError),
-    ):
+    with needs("state_database", settings.state_database), needs("renamed_states", settings.renamed_states, ValueError):
         renamed_states.rename(Router.STATE_STORE, settings.renamed_states)
 
 # Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.

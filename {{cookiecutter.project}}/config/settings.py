@@ -1,7 +1,7 @@
-"""Every choice in one place. An environment variable of the same name in capitals goes before it.
+"""Every choice in one place. All but `handlers` can be set by an environment variable, which goes before it.
 
-`RECEIVER_PORT=8900 salmon start` works, for all but `handlers`. A value that cannot be is refused
-at start; the rules are in `config/environment.py`.
+The variable has the same name in capitals: `RECEIVER_PORT=8900 salmon start`. A value that cannot
+be is refused at start; the rules are in `config/environment.py`.
 """
 
 from config import environment

@@ -12,7 +12,7 @@ import time
 
 from config import settings
 
-HOURS = 72  # at least, and less than one more
+HOURS = 72  # an expiry is a whole hour: a token lasts this long, and up to an hour more
 
 
 def make(list_name, sender, now=None):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -95,6 +96,21 @@ def test_while_the_server_is_away_the_mail_is_kept_by_the_sending_server(applica
         wait_until(lambda: app.send(ALICE, confirmation["Reply-To"])[0] == 250, 60)
         assert sink.take()[0]["Subject"] == "Welcome to news"
         assert app.terminate() == 0
+
+
+def test_a_server_that_hangs_is_given_up(application, tmp_path):
+    with Server(tmp_path) as server:
+        app = application(state_storage="django", STATE_DATABASE=server.new_database(), SECRET_KEY=SECRET_KEY).start()
+        assert app.send(ALICE, "news-subscribe")[0] == 250
+
+        with server.frozen():
+            for sender in (ALICE, BOB):
+                started = time.monotonic()
+                assert app.send(sender, "news-subscribe")[0] == 451
+                assert time.monotonic() - started < 30
+
+        wait_until(lambda: app.send(BOB, "news-subscribe")[0] == 250, 60)
+        app.wait_for_log("connection timeout expired")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """The storage that was picked keeps Salmon's contract, and what its own documentation says."""
 
+import os
+import shutil
+from contextlib import contextmanager
+
 import pytest
 from django.db import connections
 from salmon.routing import Router
@@ -14,6 +18,14 @@ from tests.model.storage_contract import ALICE, KEY, KeptStorageContract
 from webapp import settings as webapp
 
 BOB = "bob@people.example"
+
+
+@contextmanager
+def refused(code):
+    """See that the mail is refused with `code`, within the block."""
+    with pytest.raises(SMTPError) as refusal:
+        yield
+    assert refusal.value.code == code
 
 
 @pytest.fixture
@@ -48,9 +60,8 @@ class TestDjangoStorage(KeptStorageContract):
     @pytest.mark.parametrize("sender", [None, "a\0b", "\ud800", "a" * 401])
     def test_a_sender_that_no_database_holds_is_refused_for_good(self, storage, sender):
         for call in (lambda: storage.get(KEY, sender), lambda: storage.set(KEY, sender, "SUBSCRIBED")):
-            with pytest.raises(SMTPError) as refused:
+            with refused(554):
                 call()
-            assert refused.value.code == 554
 
     def test_a_failing_database_makes_the_sending_server_keep_its_mail(self, storage):
         storage.set(KEY, ALICE, "CONFIRMING")
@@ -58,18 +69,40 @@ class TestDjangoStorage(KeptStorageContract):
         with open(storage.using, "r+b") as file:
             file.write(b"this is no database" * 500)
         for call in (lambda: storage.get(KEY, ALICE), lambda: storage.set(KEY, ALICE, "SUBSCRIBED")):
-            with pytest.raises(SMTPError) as refused:
+            with refused(451):
                 call()
-            assert refused.value.code == 451
+
+    @pytest.mark.parametrize("is_open", [True, False])
+    def test_a_file_that_has_gone_is_not_an_empty_storage(self, storage, is_open):
+        storage.set(KEY, ALICE, "CONFIRMING")
+        if not is_open:
+            storage.close()
+        os.rename(storage.using, f"{storage.using}.away")
+        for call in (lambda: storage.get(KEY, ALICE), lambda: storage.set(KEY, ALICE, "SUBSCRIBED")):
+            with refused(451):
+                call()
+        assert not os.path.exists(storage.using)
+        os.rename(f"{storage.using}.away", storage.using)
+        assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
+
+    def test_a_file_that_was_replaced_is_noticed_before_a_write_is_lost(self, storage):
+        storage.set(KEY, ALICE, "CONFIRMING")
+        storage.close()
+        backup = shutil.copy(storage.using, f"{storage.using}.backup")
+        assert storage.get(KEY, ALICE) == "CONFIRMING"
+        os.replace(backup, storage.using)
+        with refused(451):
+            storage.set(KEY, BOB, "SUBSCRIBED")
+        storage.set(KEY, BOB, "SUBSCRIBED")
+        assert list(DjangoStorage(storage.using)) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
 
     def test_a_sender_has_one_conversation_at_a_time(self, storage):
         other = DjangoStorage(storage.using, turn_timeout=0.05)
         with storage.conversation(ALICE):
             with other.conversation(BOB):
                 pass
-            with pytest.raises(SMTPError) as refused, other.conversation(ALICE):
+            with refused(451), other.conversation(ALICE):
                 pass
-            assert refused.value.code == 451
         with other.conversation(ALICE):
             pass
 

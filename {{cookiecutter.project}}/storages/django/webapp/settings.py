@@ -39,8 +39,15 @@ OPTIONS = {
     "django.db.backends.postgresql": {
         "connect_timeout": 3,  # seconds
         "tcp_user_timeout": 5000,  # milliseconds
-        # Who has waited for the turn of a sender sees what the mail before has left.
-        "options": r"-c statement_timeout=5s -c default_transaction_isolation=read\ committed",
+        "options": " ".join(
+            [
+                "-c statement_timeout=5s",
+                # Who has waited for the turn of a sender sees what the mail before has left.
+                r"-c default_transaction_isolation=read\ committed",
+                # The server sees within 20 seconds that a machine has gone, and others get the turn.
+                "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+            ]
+        ),
     },
 }
 

@@ -26,6 +26,7 @@ from django.db.migrations.executor import MigrationExecutor
 from salmon.routing import ROUTE_FIRST_STATE, StateStorage
 from salmon.server import SMTPError
 
+from .connection import make_fit_for_mail
 from .conversation import conversation
 from .models import State
 
@@ -43,15 +44,17 @@ class DjangoStorage(StateStorage):
 
     The table is made, or changed by a newer migration, when it must be. With `protected`, `clear`
     refuses. Each thread has a connection of its own, which is opened anew when it has gone stale.
+    The turn of a sender is waited for `turn_timeout` seconds, and a PostgreSQL `answer_timeout`.
 
     Every method raises `salmon.server.SMTPError`: 451 when the database fails, so that the sending
     server keeps the mail and tries again, and 554 for a text that a database cannot hold.
     """
 
-    def __init__(self, using=DEFAULT_DB_ALIAS, protected=False, turn_timeout=2):
+    def __init__(self, using=DEFAULT_DB_ALIAS, protected=False, turn_timeout=2, answer_timeout=5):
         self.using = using
         self.protected = protected
         self.turn_timeout = turn_timeout
+        self.answer_timeout = answer_timeout
         self._migrate()
 
     def __repr__(self):
@@ -161,6 +164,7 @@ class DjangoStorage(StateStorage):
         """
         with self._failing():
             connection = connections[self.using]
+            make_fit_for_mail(connection, self.answer_timeout)
             used = None if connection.in_atomic_block else connection.connection
             try:
                 return work(*arguments)
@@ -169,6 +173,7 @@ class DjangoStorage(StateStorage):
                 if used is None or connection.connection is used and connection.is_usable():
                     raise
             connection.close()
+            make_fit_for_mail(connection, self.answer_timeout)
             return work(*arguments)
 
     @contextmanager

@@ -27,12 +27,12 @@ def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
         storage.close()
 
 
-def test_the_turn_of_a_killed_process_is_free_at_once(start, storage):
+def test_the_turn_of_a_killed_process_is_free_at_once(start, open_storage):
+    storage = open_storage(turn_timeout=0)  # it need not wait
     holder = start("hold", "alice@people.example")
     assert holder.stdout.readline() == "held\n"
     holder.kill()
     holder.wait()
 
-    storage._turns.timeout = 0  # it need not wait
     with storage.conversation("alice@people.example"):
         pass

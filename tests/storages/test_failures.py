@@ -186,7 +186,8 @@ def test_turns_fail_for_a_while_too(storage, path):
         pass
 
 
-def test_turns_whose_file_was_deleted_are_those_of_the_new_one(start, storage, path):
+def test_turns_whose_file_was_deleted_are_those_of_the_new_one(start, open_storage, path):
+    storage = open_storage(turn_timeout=0.1)
     with storage.conversation(ALICE):
         pass
     path.with_name(f"{path.name}-turns").unlink()

@@ -2,30 +2,19 @@
 
 import os
 import shutil
-from contextlib import contextmanager
 
 import pytest
 from django.db import connections
 from salmon.routing import Router
-from salmon.server import SMTPError
 
 from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import DjangoStorage
 from tests.conversation import assert_in_state, receive
 from tests.model.booting import boot, run
-from tests.model.storage_contract import ALICE, KEY, KeptStorageContract
+from tests.model.mail_states_contract import MailStatesContract
+from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, TurnsContract, refused
 from webapp import settings as webapp
-
-BOB = "bob@people.example"
-
-
-@contextmanager
-def refused(code):
-    """See that the mail is refused with `code`, within the block."""
-    with pytest.raises(SMTPError) as refusal:
-        yield
-    assert refusal.value.code == code
 
 
 @pytest.fixture
@@ -42,20 +31,14 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(KeptStorageContract):
+class TestDjangoStorage(KeptStorageContract, TurnsContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage(storage.using)
 
-    def test_many_changes_are_kept_together_or_not_at_all(self, storage):
-        storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
-        with pytest.raises(SMTPError):
-            storage.set_all((KEY, f"{number}@b.example", None if number == 2500 else "ONE") for number in range(3000))
-        assert sorted(storage) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
-
-    def test_of_changes_to_the_same_row_the_last_one_counts(self, storage):
-        storage.set_all([(KEY, ALICE, "START"), (KEY, ALICE, "ONE"), (KEY, BOB, "ONE"), (KEY, BOB, "START")])
-        assert list(storage) == [(KEY, ALICE, "ONE")]
+    @pytest.fixture
+    def other(self, storage):
+        return DjangoStorage(storage.using, turn_timeout=0.05)
 
     @pytest.mark.parametrize("sender", [None, "a\0b", "\ud800", "a" * 401])
     def test_a_sender_that_no_database_holds_is_refused_for_good(self, storage, sender):
@@ -95,16 +78,6 @@ class TestDjangoStorage(KeptStorageContract):
             storage.set(KEY, BOB, "SUBSCRIBED")
         storage.set(KEY, BOB, "SUBSCRIBED")
         assert list(DjangoStorage(storage.using)) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
-
-    def test_a_sender_has_one_conversation_at_a_time(self, storage):
-        other = DjangoStorage(storage.using, turn_timeout=0.05)
-        with storage.conversation(ALICE):
-            with other.conversation(BOB):
-                pass
-            with refused(451), other.conversation(ALICE):
-                pass
-        with other.conversation(ALICE):
-            pass
 
 
 def test_a_conversation_with_the_storage_that_was_picked(storage, monkeypatch):

@@ -4,7 +4,6 @@ import ast
 import dbm
 import fcntl
 import os
-import pickle
 import shelve
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ class ShelveStorage(routing.ShelveStorage):
         self._shown = os.fspath(path)
         Path(self.database_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owner = self._lock_out_others()
-        with self._shelf():
+        with self._shelf(create=True):
             shelve.open(self.database_path).close()
 
     def __repr__(self):
@@ -48,6 +47,7 @@ class ShelveStorage(routing.ShelveStorage):
 
     def set_all(self, rows):
         """Remember many `(key, sender, state)` rows; when one fails, those before it are taken back."""
+        rows = list(rows)  # what fails from here on is the shelf
         with self._shelf(), shelve.open(self.database_path) as shelf:
             before = {}
             try:
@@ -93,15 +93,17 @@ class ShelveStorage(routing.ShelveStorage):
         return file
 
     @contextmanager
-    def _shelf(self):
+    def _shelf(self, create=False):
         # Salmon closes the shelf only after a call that went well; gdbm then refuses the next one.
         with self.lock:
             self.states = {}
             try:
+                if not create and not dbm.whichdb(self.database_path):
+                    raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")
                 yield
             except UnicodeEncodeError as error:
                 raise SMTPError(554, "5.3.0 A shelf holds ASCII keys only") from error
-            except (*dbm.error, OSError, EOFError, pickle.UnpicklingError) as error:
+            except Exception as error:  # a damaged pickle may raise anything
                 raise SMTPError(451, "4.3.0 The state storage is not available") from error
             finally:
                 if isinstance(self.states, shelve.Shelf):

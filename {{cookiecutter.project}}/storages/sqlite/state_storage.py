@@ -49,7 +49,8 @@ class SQLiteStorage(StateStorage):
     """States in one SQLite file, on disk at the moment `set` returns.
 
     `path` is the file; it and its folder are made when missing, for their owner only. With
-    `protected`, `clear` refuses. A busy database is waited for, `timeout` seconds at most.
+    `protected`, `clear` refuses. A busy database is waited for, `timeout` seconds at most, and the
+    turn of a sender `turn_timeout` seconds.
 
     Every method raises `salmon.server.SMTPError` 451 when the database fails (busy for too long,
     damaged, full, gone), so that the sending server keeps the mail and tries again.
@@ -57,13 +58,13 @@ class SQLiteStorage(StateStorage):
 
     _cursor = None
 
-    def __init__(self, path, protected=False, timeout=5.0):
+    def __init__(self, path, protected=False, timeout=5.0, turn_timeout=2.0):
         self.path = os.path.abspath(path)
         self.protected = protected
         self.timeout = timeout
         self._shown = os.fspath(path)
         self._file = None
-        self._turns = Turns(self.path + "-turns")
+        self._turns = Turns(self.path + "-turns", turn_timeout)
         self._run(CREATE, create=True)
 
     def __repr__(self):

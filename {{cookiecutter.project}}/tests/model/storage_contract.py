@@ -3,13 +3,51 @@
 Subclass the classes that fit, name the subclass `Test...`, and give it a fixture `storage`.
 """
 
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
+from salmon.server import SMTPError
 
 KEY = "app.handlers.subscription:news"
 ALICE = "alice@people.example"
+BOB = "bob@people.example"
+FORK = multiprocessing.get_context("fork")
+
+
+@contextmanager
+def refused(code):
+    """See that the mail is refused with `code` within the block: 451 for now, 554 for good."""
+    with pytest.raises(SMTPError) as refusal:
+        yield
+    assert refusal.value.code == code
+
+
+def take_turn(storage, sender):
+    """Return the state that `sender` has in a conversation."""
+    with storage.conversation(sender):
+        return storage.get(KEY, sender)
+
+
+def elsewhere(work, *arguments):
+    """Return `work(*arguments)`, done in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def start(child):
+    """Run `child()` in a process that is forked from this one; return the process."""
+    process = FORK.Process(target=child, daemon=True)
+    process.start()
+    return process
+
+
+def ends_well(process):
+    """Wait until the process ends, and tell whether nothing was raised in it."""
+    process.join(60)
+    return process.exitcode == 0
 
 
 class StorageContract:
@@ -107,6 +145,77 @@ class KeptStorageContract(StorageContract):
             storage.set(KEY, sender, ROUTE_FIRST_STATE)
         assert len(seen) == 5
         assert self.rows(storage) == []
+
+    def test_many_rows_can_be_walked_through(self, storage):
+        rows = [(KEY, f"{number:04}@b.example", "SUBSCRIBED") for number in range(1100)]
+        storage.set_all(iter(rows))
+        assert sorted(storage) == rows
+
+    def test_many_changes_are_kept_together_or_not_at_all(self, storage):
+        def changes():
+            yield KEY, ALICE, "SUBSCRIBED"
+            for number in range(1100):
+                yield KEY, f"{number}@b.example", "SUBSCRIBED"
+            raise ZeroDivisionError
+
+        storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
+        with pytest.raises(ZeroDivisionError):
+            storage.set_all(changes())
+        assert sorted(storage) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
+
+    def test_of_changes_to_the_same_row_the_last_one_counts(self, storage):
+        storage.set_all([(KEY, ALICE, "START"), (KEY, ALICE, "ONE"), (KEY, BOB, "ONE"), (KEY, BOB, "START")])
+        assert list(storage) == [(KEY, ALICE, "ONE")]
+
+    def test_of_no_changes_nothing_comes(self, storage):
+        storage.set_all([])
+        assert list(storage) == []
+
+
+class TurnsContract:
+    """For storages that many processes share. Needs a fixture `other`: one more storage on the same states.
+
+    The other one waits for its turn as briefly as it can.
+    """
+
+    def test_a_sender_has_one_conversation_at_a_time(self, storage, other):
+        with storage.conversation(ALICE):
+            storage.set(KEY, ALICE, "CONFIRMING")
+            with refused(451):
+                elsewhere(take_turn, other, ALICE)
+        assert elsewhere(take_turn, other, ALICE) == "CONFIRMING"
+
+    def test_senders_do_not_wait_for_each_other(self, storage, other):
+        with storage.conversation(ALICE):
+            assert elsewhere(take_turn, other, BOB) == "START"
+
+    def test_who_waited_sees_what_the_one_before_has_left(self, storage):
+        with ThreadPoolExecutor(1) as pool:
+            with storage.conversation(ALICE):
+                waiting = pool.submit(take_turn, storage, ALICE)
+                storage.set(KEY, ALICE, "CONFIRMING")
+            assert waiting.result() == "CONFIRMING"
+
+    def test_a_child_process_may_use_it_too(self, storage):
+        def child():
+            with storage.conversation(BOB):
+                storage.set(KEY, BOB, storage.get(KEY, ALICE))
+
+        storage.set(KEY, ALICE, "CONFIRMING")
+        assert ends_well(start(child))
+        assert storage.get(KEY, BOB) == "CONFIRMING"
+
+    def test_processes_take_turns_too(self, storage, other):
+        def child():
+            assert held.wait(60)
+            with refused(451):
+                take_turn(other, ALICE)
+
+        held = FORK.Event()
+        process = start(child)
+        with storage.conversation(ALICE):
+            held.set()
+            assert ends_well(process)
 
 
 class AnyStringContract:

@@ -5,10 +5,11 @@ import ast
 import pytest
 from salmon.routing import MemoryStorage
 
+from tests.model.mail_states_contract import MailStatesContract
 from tests.model.storage_contract import AnyStringContract, StorageContract
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract):
+class TestMemoryStorage(AnyStringContract, StorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self):
         return MemoryStorage()

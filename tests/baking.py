@@ -60,6 +60,7 @@ def start_program(folder, program, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, str(program), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(folder)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

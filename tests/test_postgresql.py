@@ -221,20 +221,22 @@ def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(wo
 
 def test_ten_workers_make_one_table(baked, postgresql):
     program = """
-import os, sys, time
+import os, sys
 from app.model.state_storage import SQLAlchemyStorage
-at = time.time() + 0.5
+waiting, all_are_there = os.pipe()
 children = []
 for number in range(10):
     children.append(os.fork())
     if children[-1] == 0:
         status = 1
         try:
-            time.sleep(max(0, at - time.time()))
+            os.close(all_are_there)
+            os.read(waiting, 1)
             SQLAlchemyStorage(sys.argv[1]).set("key", str(number), "SUBSCRIBED")
             status = 0
         finally:
             os._exit(status)
+os.close(all_are_there)
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
 assert len(list(SQLAlchemyStorage(sys.argv[1]))) == 10
 """

@@ -70,10 +70,18 @@ def start(baked, path):
 
 @pytest.fixture
 def run_all(start):
-    """A function: run programs side by side to their ends, `(name, arguments...)` each; return what each printed."""
+    """A function: run programs side by side to their ends, `(name, arguments...)` each; return what each printed.
 
-    def run_all(*programs, seconds=120):
+    Those that call `_wait_for_the_others` go on `at_once`.
+    """
+
+    def run_all(*programs, seconds=120, at_once=False):
         processes = [start(*program) for program in programs]
+        if at_once:
+            assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
+            for process in processes:
+                process.stdin.write("\n")
+                process.stdin.flush()
         outcomes = [process.communicate(timeout=seconds) for process in processes]
         for process, (_, errors) in zip(processes, outcomes, strict=True):
             assert process.returncode == 0, errors

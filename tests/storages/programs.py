@@ -48,9 +48,9 @@ def count(path, sender):
         print(number, flush=True)
 
 
-def open_at_once(path, at):
-    """Open a file that may not be there at the moment `at`, and use it."""
-    time.sleep(max(0, float(at) - time.time()))
+def open_at_once(path):
+    """Open a file that may not be there as others do, and use it."""
+    _wait_for_the_others()
     storage = SQLiteStorage(path)
     storage.set(KEY, str(os.getpid()), "SUBSCRIBED")
     assert storage.get(KEY, str(os.getpid())) == "SUBSCRIBED"
@@ -135,10 +135,10 @@ def fork_in_threads(path, rounds):
     _in_threads(work, 3)
 
 
-def subscribe(path, threads, senders, at):
+def subscribe(path, threads, senders):
     """Handle a first mail of each of the same new senders, and say for whom the step at START was run."""
     storage = SQLiteStorage(path)
-    time.sleep(max(0, float(at) - time.time()))
+    _wait_for_the_others()
 
     def work(thread):
         numbers = list(range(int(senders)))
@@ -159,6 +159,12 @@ def hold(path, sender):
     with SQLiteStorage(path).conversation(sender):
         print("held", flush=True)
         time.sleep(600)
+
+
+def _wait_for_the_others():
+    """Say that this process is ready, and go on when all are: what starts them sends a line then."""
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 def _in_child(storage, path, name):

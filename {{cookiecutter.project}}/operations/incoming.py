@@ -9,15 +9,19 @@ REPEATED = """
 
 
 class Incoming:
-    """All `(key, sender, state)` rows of a stream, in a temporary file without a name.
+    """All `(key, sender, state)` rows of a stream, in a temporary file without a name."""
 
-    Raises what the stream raises, and `ValueError` when two of its rows are about the same key and sender.
-    """
-
-    def __init__(self, rows):
+    def __init__(self):
         self._table = sqlite3.connect("", isolation_level=None)
         self._table.execute("PRAGMA journal_mode = OFF")
         self._table.execute("CREATE TABLE incoming (key, sender, state)")
+
+    def close(self):
+        """Give the room on the disk back."""
+        self._table.close()
+
+    def read(self, rows):
+        """Take the stream in; raise what it raises, and `ValueError` when two rows have the same key and sender."""
         self._table.execute("BEGIN")
         self._table.executemany("INSERT INTO incoming VALUES (?, ?, ?)", (tuple(map(_cell, row)) for row in rows))
         try:

@@ -1,6 +1,7 @@
 """`operate.py states export` and `import`: every row as a line of text, from any storage to any other."""
 
 import sys
+from contextlib import closing
 
 import click
 from salmon.server import SMTPError
@@ -45,8 +46,9 @@ def import_(storage, file, shelve, replace, dry_run):
     python operate.py states import --shelve ../old-application/run/states
     """
     source = shelves.rows(shelve) if shelve else rows.from_lines(file)
+    incoming = click.get_current_context().with_resource(closing(Incoming()))
     try:
-        incoming = Incoming(progress(source, "Reading"))
+        incoming.read(progress(source, "Reading"))
     except ValueError as error:
         raise click.ClickException(f"nothing was imported: {error}") from error
     same = other = 0

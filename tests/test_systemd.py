@@ -1,0 +1,38 @@
+"""The unit in `deploy/systemd/` is one that systemd understands to the last line, and calls safe."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.baking import PROJECTS
+
+pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze here")
+
+
+@pytest.fixture(params=PROJECTS)
+def unit(request, bake, tmp_path):
+    """The unit of a worker on port 8823, whose application is in a folder of ours instead of /srv."""
+    name = request.param
+    application = bake(project=name)
+    program = application / ".venv" / "bin" / "salmon"
+    program.parent.mkdir(parents=True)
+    shutil.copy(shutil.which("true"), program)
+    text = (application / "deploy" / "systemd" / f"{name}@.service").read_text()
+    assert "/srv/%p" in text
+    (tmp_path / f"{name}@.service").write_text(text.replace("/srv/", f"{application.parent}/"))
+    return tmp_path / f"{name}@8823.service"
+
+
+def analyze(*arguments):
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_every_line_is_understood_and_every_path_is_there(unit):
+    verified = analyze("verify", unit)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+def test_it_is_as_safe_as_the_readme_says(unit):
+    (verdict,) = [line for line in analyze("security", "--offline=yes", unit).stdout.splitlines() if "Overall" in line]
+    assert verdict.split()[-2] == "OK", verdict

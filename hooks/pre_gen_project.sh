@@ -1,5 +1,5 @@
 #!/bin/sh
-# Refuses an answer that cannot be, in one line, before anything is on disk. A shell, which starts in a
+# Refuses an answer that cannot be, in one line, before any file is made. A shell, which starts in a
 # tenth of the time that a Python needs.
 LC_ALL=C # letters are those of ASCII
 {#- An answer as Python writes it, quotes and all, for the shell. What cannot be printed has a backslash then. #}

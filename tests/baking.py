@@ -45,10 +45,12 @@ def bake(folder, output_dir=None, **answers):
 def import_baked(folder, name):
     """Return the module `name` of the application in `folder`, which other applications do not see."""
     outside = {module: sys.modules.pop(module) for module in list(sys.modules) if _is_baked(module)}
+    umask = os.umask(0o077)  # as `config` sets it, for the process of an application
     sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
     finally:
+        os.umask(umask)
         sys.path.remove(str(folder))
         for module in [module for module in sys.modules if _is_baked(module)]:
             del sys.modules[module]

@@ -113,16 +113,6 @@ def test_a_login_that_the_relay_does_not_take(application):
     assert "does not take mail" in check(application(RELAY_USERNAME="us", RELAY_PASSWORD="secret"))["relay"]
 
 
-def test_a_short_key(application):
-    app = application(SECRET_KEY="short")
-    assert check(app) == {
-        "signing key": "SECRET_KEY has less than 32 characters; set what `openssl rand -hex 32` prints"
-    }
-
-    app.settings["SECRET_KEY"] = "0123456789abcdef0123456789abcdef"
-    assert check(app) == {}
-
-
 def test_what_others_can_read_or_change(application, tmp_path):
     app = application(STATE_DATABASE=str(tmp_path / "open" / "states"))
     (tmp_path / "open").mkdir(mode=0o755)

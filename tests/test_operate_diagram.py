@@ -2,6 +2,8 @@
 
 from xml.etree import ElementTree
 
+import pytest
+
 DESK = """
 from salmon.routing import route, route_like, stateless
 
@@ -160,3 +162,15 @@ def test_the_kept_pictures_are_drawn_again(application):
     assert "2 failed" in before.stdout
     assert "2 passed" in after.stdout
     assert "CLOSED --> CLOSED" in (app.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("option", ["--svg", "--counts"])
+def test_what_is_kept_has_no_other_forms(application, option):
+    app = application()
+    before = (app.folder / "states.mmd").read_text()
+
+    refused = app.run("python", "operate.py", "diagram", "--write", option)
+
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("Error: --write keeps the picture as Mermaid")
+    assert (app.folder / "states.mmd").read_text() == before

@@ -248,3 +248,18 @@ def test_somebody_with_an_old_salmon_application_comes_over(application, tmp_pat
 
     assert imported.stdout == "500 rows: 500 new, 0 overwritten, 0 there already\n", imported.stderr
     assert sorted(lines_of(states(app, "export"))) == sorted(line(f"{n}@people.example").strip() for n in range(500))
+
+
+@pytest.mark.parametrize("command", ["list", "export"])
+def test_a_disk_that_is_full(application, command):
+    app = application()
+    row = {"key": "app.handlers.subscription:news", "sender": "alice@people.example", "state": "CONFIRMING"}
+    assert app.run("python", "operate.py", "states", "import", input=json.dumps(row)).returncode == 0
+
+    with open("/dev/full", "w") as full:
+        ended = app.run(
+            "python", "operate.py", "states", command, capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: the output cannot be written: No space left on device\n"

@@ -207,6 +207,26 @@ def test_a_demo_whose_transcript_was_deleted(application):
     assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--demo", "--script", "-"], "--demo and --script do not go together; give one of them"),
+        (["--demo", "--record", "new.txt"], "--record writes down what is typed; leave out --demo, --script and --eml"),
+        (["--sink"], "--sink needs the server that sends; for example --against 127.0.0.1:8823 --sink"),
+        (["--states", "real", "--against", "127.0.0.1:1"], "--states real is for a conversation without --against"),
+        (["--eml", "README.md"], "--eml README.md has no To; give --to, for example --to news"),
+    ],
+)
+def test_options_that_would_have_no_effect(application, options, reason):
+    app = application()
+
+    refused = talk(app, *options)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines()[-1] == f"Error: {reason}"
+    assert not (app.folder / "new.txt").exists()
+
+
 def test_a_server_that_does_not_run(application):
     app = application()
 

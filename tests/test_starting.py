@@ -3,10 +3,11 @@
 import json
 import os
 import socket
+import sys
 
 import pytest
 
-from tests.application import Application
+from tests.application import SALMON, Application
 from tests.baking import import_baked
 
 RUN = ("salmon", "start", "--no-daemon")
@@ -52,14 +53,14 @@ def test_a_setting_that_was_deleted(application):
 def test_a_port_that_is_taken(application):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refusal(application(RECEIVER_PORT=port)).splitlines()[-1]
-    assert said.startswith(f"ERROR: RECEIVER_HOST, RECEIVER_PORT ('127.0.0.1', {port}) cannot be used: ")
+        said = refusal(application(RECEIVER_PORT=port))
+    assert_one_line(said, f"ERROR: RECEIVER_HOST, RECEIVER_PORT ('127.0.0.1', {port}) cannot be used: ")
     assert "in use" in said
 
 
 def test_a_host_that_is_not_ours(application):
-    said = refusal(application(RECEIVER_HOST="192.0.2.1")).splitlines()[-1]
-    assert said.startswith("ERROR: RECEIVER_HOST, RECEIVER_PORT ('192.0.2.1', 0) cannot be used: ")
+    said = refusal(application(RECEIVER_HOST="192.0.2.1"))
+    assert_one_line(said, "ERROR: RECEIVER_HOST, RECEIVER_PORT ('192.0.2.1', 0) cannot be used: ")
 
 
 @pytest.mark.parametrize(
@@ -130,12 +131,36 @@ def test_a_handler_module_that_is_broken(application, code, named):
     assert named in said and "subscription.py" in said
 
 
-@pytest.mark.parametrize("handlers, named", [('["app.handlers.nowhere"]', "app.handlers.nowhere"), ("[]", "no routes")])
-def test_handlers_that_are_not_there(application, handlers, named):
+@pytest.mark.parametrize(
+    "handlers, reason",
+    [
+        ("app.handlers.nowhere", "there is no module app.handlers.nowhere"),
+        ("app.handlerz.subscription", "there is no module app.handlerz.subscription"),
+        ("app.handlers", "they have no routes"),
+    ],
+)
+def test_handlers_that_are_not_there(application, handlers, reason):
+    said = refusal(application(HANDLERS=handlers))
+    assert_one_line(said, f"ERROR: HANDLERS ['{handlers}'] cannot be used: {reason}")
+
+
+def test_a_template_that_is_broken(application):
     app = application()
-    with open(app.folder / "config" / "settings.py", "a") as settings:
-        settings.write(f"handlers = {handlers}\n")
-    assert named in refusal(app).splitlines()[-1]
+    (app.folder / "app" / "templates" / "welcome.msg").write_text("Welcome to {{ list_name\n")
+    said = refusal(app)
+    assert "TemplateSyntaxError" in said and "welcome.msg" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("command", [(SALMON, *RUN[1:]), (sys.executable, "operate.py", "states", "list")])
+def test_the_folders_of_somebody_else(application, command):
+    app = application()
+    for folder in ("run", "logs"):
+        os.chown(app.folder / folder, 12345, 12345)
+    # As root without the power over what belongs to others.
+    ended = app.run("setpriv", "--bounding-set=-fowner", *command)
+    assert ended.returncode == 1
+    assert_one_line(ended.stderr, "ERROR: run/ cannot be made private: Operation not permitted; be the user of the")
 
 
 GOOD = {
@@ -150,6 +175,9 @@ GOOD = {
     "relay_starttls": ["yes", "no", "True", "0"],
     "replies_per_hour": ["1", "1000000"],
     "postmaster": ["root@localhost", "o'neil+x@mail.example"],
+    "secret_key": ["", "k" * 32],
+    "renamed_states": ["", "CONFIRMING:ASKED", "app.old.ONE:START, TWO:THREE"],
+    "handlers": ["app.handlers.subscription", " one , two.three "],
 }
 BAD = {
     "mail_domain": ["", "a b", ".*", "a..b", "-a", "a-", "a" * 64, "a.b" * 90, "a.example\n", "na\xefve", "a@b", "a_b"],
@@ -159,13 +187,15 @@ BAD = {
     ],
     "receiver_protocol": ["", "LMTP", "http"],
     "receiver_host": ["", "a b", "127.0.0.1:25", "http://x"],
-    "receiver_port": ["", "-1", "65536", "smtp", "1.5", "25 x"],
+    "receiver_port": ["", "-1", "65536", "smtp", "1.5", "25 x", "8_823", "+25", "\u0662\u0665"],
     "max_message_size": ["0", "1023", "10M", "1e6"],
     "relay_port": ["0", "65536"],
     "relay_password": ["a\nb", "\ud800"],
     "relay_starttls": ["maybe", "ja"],
     "state_database": ["", "a\0b", "a\nb"],
-    "secret_key": ["a\nb"],
+    "secret_key": ["a\nb", "k" * 31, "k" * 40 + "\n"],
+    "renamed_states": ["CONFIRMING", "A:A", "A:B:C", "A:B,A:C", "A-B:C"],
+    "handlers": ["", ",", "app/handlers", "a b"],
     "replies_per_hour": ["0", "-5", "many"],
     "postmaster": ["", "root", "@localhost", "a b@c", "a@b@c", "a@news.example", "a@b c", "a,b@c.example"],
 }
@@ -193,6 +223,7 @@ def apply(baked, monkeypatch):
             "secret_key": "",
             "replies_per_hour": 20,
             "renamed_states": {},
+            "handlers": ["app.handlers.subscription"],
             "postmaster": "root@elsewhere.example",
         }
         for rule in environment.RULES:

@@ -2,7 +2,6 @@
 
 import atexit
 import logging.config
-from pathlib import Path
 
 from salmon.routing import Router
 
@@ -11,12 +10,11 @@ from app.mail.relay import Relay
 from app.model import renamed_states, secret_key, state_storage
 from app.model.mail_states import MailStates
 from config import operating, routes, settings
-from config.environment import needs
+from config.environment import make_private, needs
 
 # Folders: what is kept and what is logged is for our own user only.
 for folder in ("run", "logs"):
-    Path(folder).mkdir(exist_ok=True)
-    Path(folder).chmod(0o700)
+    make_private(folder)
 
 # Logging: to stderr, which is the terminal, systemd's journal, or logs/salmon.err of the daemon.
 logging.config.dictConfig(
@@ -60,8 +58,9 @@ settings.relay = Relay(
 )
 atexit.register(settings.relay.close)
 
-# Routes: a broken handler stops the start; nothing is answered without routes.
-routes.load()
+# Routes: a broken handler or template stops the start; nothing is answered without routes.
+with needs("handlers", settings.handlers, routes.NoRoutes):
+    routes.load()
 
 # States: nobody is left in one that has no handler any more. `operate.py` mends such states.
 if not operating:

@@ -10,6 +10,7 @@ HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,
 LIST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,14}[a-z0-9])?\Z")
 COMMANDS = re.compile(r".*-(?:subscribe|unsubscribe|confirm(?:-[a-z0-9]+)?)\Z")
 PASSWORD = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)[^&'\"]*")
+KEY_LENGTH = 32  # characters, of what signs
 RESERVED = ("postmaster", "abuse", "mailer-daemon")
 
 
@@ -49,6 +50,18 @@ def needs(name, value, errors=Exception):
         refuse(name, shown(value), f"cannot be used: {error.__cause__ or error}")
 
 
+def make_private(folder):
+    """Make a folder that is for our own user only; end the process with one line when it is somebody else's."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o700)
+    except OSError as error:
+        sys.exit(
+            f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application, for example"
+            f" by `sudo -u OWNER` before the command"
+        )
+
+
 def _text(value):
     value.encode()
     if not value.isprintable():
@@ -58,6 +71,12 @@ def _text(value):
 
 def _filled(value):
     if not value:
+        raise ValueError
+    return _text(value)
+
+
+def _key(value):
+    if 0 < len(value) < KEY_LENGTH:
         raise ValueError
     return _text(value)
 
@@ -95,14 +114,25 @@ def _lists(value):
 
 def _renames(value):
     if isinstance(value, str):
-        value = dict(pair.split(":") for pair in value.split(",") if pair.strip())
-    renames = {_state(old): _state(new) for old, new in value.items()}
+        pairs = [pair.split(":") for pair in value.split(",") if pair.strip()]
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            raise ValueError
+    renames = {_dotted(old): _dotted(new) for old, new in value.items()}
     if any(old == new for old, new in renames.items()):
         raise ValueError
     return renames
 
 
-def _state(name):
+def _modules(value):
+    names = value.split(",") if isinstance(value, str) else value
+    names = [_dotted(name) for name in names]
+    if not names:
+        raise ValueError
+    return names
+
+
+def _dotted(name):
     name = name.strip()
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError
@@ -121,7 +151,7 @@ def _one_of(*choices):
 def _whole(least, most):
     def rule(value):
         number = int(value)
-        if isinstance(value, (bool, float)) or not least <= number <= most:
+        if str(number) != str(value).strip() or not least <= number <= most:
             raise ValueError
         return number
 
@@ -156,8 +186,15 @@ RULES = {
     "state_connect_timeout": (_whole(2, 60), "must be seconds, 2 to 60; for example 3"),
     "state_statement_timeout": (_whole(1, 60), "must be seconds, 1 to 60; for example 5"),
     # % endif
-    "secret_key": (_text, "must be printable text; for example what `openssl rand -hex 32` prints"),
+    "secret_key": (
+        _key,
+        "must be at least 32 characters of printable text; for example what `openssl rand -hex 32` prints",
+    ),
     "replies_per_hour": (_whole(1, 10**6), "must be a number from 1 to 1000000; for example 20"),
     "renamed_states": (_renames, "must be old and new names of states; for example CONFIRMING:ASKED,OLD:START"),
+    "handlers": (
+        _modules,
+        "must name modules of handlers; for example app.handlers.subscription,app.handlers.postmaster",
+    ),
     "postmaster": (_address, "must be an address; for example root@localhost"),
 }

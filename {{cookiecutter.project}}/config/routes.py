@@ -1,6 +1,7 @@
 """Which handlers there are, and how the Router treats mail; the same for `boot` and `testing`."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
@@ -13,8 +14,18 @@ from config import settings
 TEMPLATES = Path(__file__).parent.parent / "app" / "templates"
 
 
+class NoRoutes(Exception):
+    """`settings.handlers` names no modules that handle mail."""
+
+
 def load():
-    """Load the handlers into the Router; a broken one raises, and so does having no routes."""
+    """Load the handlers into the Router, and look at the templates; what is broken raises.
+
+    Raises `NoRoutes` when a module is not there, or when none of them has a route.
+    """
+    for module in settings.handlers:
+        if not _is_there(module):
+            raise NoRoutes(f"there is no module {module}")
     view.LOADER = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -29,4 +40,13 @@ def load():
     )
     Router.load(settings.handlers)
     if not Router.ORDER:
-        raise ImportError("the modules in settings.handlers have no routes")
+        raise NoRoutes("they have no routes")
+    for name in view.LOADER.list_templates(["msg"]):
+        view.LOADER.get_template(name)
+
+
+def _is_there(module):
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is its package
+        return False

@@ -1,4 +1,4 @@
-"""Every choice in one place. All but `handlers` can be set by an environment variable, which goes before it.
+"""Every choice in one place. Each can be set by an environment variable, which goes before it.
 
 The variable has the same name in capitals: `RECEIVER_PORT=8900 salmon start`. A value that cannot
 be is refused at start; the rules are in `config/environment.py`.
@@ -16,7 +16,7 @@ receiver_host = "127.0.0.1"
 receiver_port = 8823
 max_message_size = 10 * 1024 * 1024  # octets
 
-# How mail goes out. `salmon log --no-daemon` listens on 8825 and shows it instead of sending it.
+# How mail goes out. `salmon log --no-daemon` listens on 8825 and keeps it in run/queue instead of sending it.
 relay_host = "127.0.0.1"
 relay_port = 8825
 relay_username = ""

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -42,6 +43,11 @@ def with_states(command):
             raise click.ClickException(f"{storage!r}, attached in config/boot.py: {rule}") from error
         try:
             command(storage, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read has seen enough; Click knows
+            raise
+        except OSError as error:
+            raise click.ClickException(f"the output cannot be written: {error.strerror or error}") from error
         except SMTPError as error:
             reason = f" ({error.__cause__})" if error.__cause__ else ""
             raise click.ClickException(f"{storage!r}: {error.message}{reason}") from error

@@ -22,7 +22,6 @@ from operations.machine import read_machine
 HOME = Path(__file__).parent.parent
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 SLOW = 1  # second
-KEY_LENGTH = 32
 PROBE = "check@localhost"
 
 
@@ -36,8 +35,8 @@ class Trouble(Exception):
 def check(running, as_json):
     """Check whether all is well; exit with 1 when it is not.
 
-    What is looked at: user, versions, settings, routes, storage, signing key, permissions, relay, name of
-    the host, and all stored states. A state is written and taken back, the relay is connected to; no mail
+    What is looked at: user, versions, settings, routes, storage, permissions, relay, name of the host, and
+    all stored states. A state is written and taken back, the relay is connected to; no mail
     is sent.
 
     \b
@@ -141,13 +140,6 @@ def storage():
     return f"{states.storage!r} kept a state and gave it back, in {took:.1f} ms"
 
 
-def signing_key():
-    """Look how long the key is."""
-    if len(settings.secret_key) < KEY_LENGTH:
-        raise Trouble(f"SECRET_KEY has less than {KEY_LENGTH} characters; set what `openssl rand -hex 32` prints")
-    return f"{len(settings.secret_key)} characters"
-
-
 def permissions():
     """Look who else can read what is kept, or change the code."""
     database = Path(settings.state_database)
@@ -215,7 +207,6 @@ CHECKS = {
     "settings": together,
     "routes": routes,
     "storage": storage,
-    "signing key": signing_key,
     "permissions": permissions,
     "relay": relay,
     "host name": host_name,

@@ -27,6 +27,8 @@ def diagram(svg, counts, write):
     python operate.py diagram --write
     python operate.py diagram --svg --counts > states.svg
     """
+    if write and (svg or counts):
+        raise click.UsageError("--write keeps the picture as Mermaid and without numbers; leave out --svg and --counts")
     os.chdir(HOME)
     if counts:
         from operations.attach import attached

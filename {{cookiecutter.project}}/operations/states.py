@@ -103,6 +103,8 @@ def set_(storage, sender, state, list_name, handler):
     python operate.py states set alice@people.example SUBSCRIBED --list news
     """
     sender = as_salmon_writes(sender)
+    if "@" not in sender:
+        raise click.ClickException(f"SENDER {sender!r} must be an address; for example alice@people.example")
     module = module_with(state, handler)
     key = state_key(module, known_list(list_name), sender)
     with storage.conversation(sender):

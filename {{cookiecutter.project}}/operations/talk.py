@@ -42,7 +42,11 @@ class HostAndPort(click.ParamType):
 @click.option("--eml", type=click.File("rb"), help="Send the mail in a file.")
 @click.option("--from", "sender", metavar="ADDRESS", help="Who writes; <> is the null sender.")
 @click.option("--to", "recipient", metavar="ADDRESS", help="To whom; without a domain, to us.")
-@click.option("--record", type=click.File("a", encoding="utf-8"), help="Write a transcript at the end of a file.")
+@click.option(
+    "--record",
+    type=click.File("a", encoding="utf-8", lazy=True),
+    help="Write a transcript at the end of a file.",
+)
 @click.option(
     "--states",
     type=click.Choice(["none", "copy", "real"]),
@@ -70,12 +74,21 @@ def talk(demo, script, eml, sender, recipient, record, states, against, sink):
     A server that is talked to over the wire keeps states and sends replies. They are compared
     where they can be seen: the states never, the replies with --sink.
     """
+    played = [name for name, given in {"--demo": demo, "--script": script, "--eml": eml}.items() if given]
+    if len(played) > 1:
+        raise click.UsageError(f"{played[0]} and {played[1]} do not go together; give one of them")
+    if record and played:
+        raise click.UsageError("--record writes down what is typed; leave out --demo, --script and --eml")
+    if sink and not against:
+        raise click.UsageError("--sink needs the server that sends; for example --against 127.0.0.1:8823 --sink")
+    if states != "none" and against:
+        raise click.UsageError(f"--states {states} is for a conversation without --against")
     sys.stdout.reconfigure(errors="replace")
     os.chdir(HOME)
     deliver, look = (over_the_wire(against, sink), None) if against else in_memory(states)
     try:
         if eml:
-            send(eml.read(), sender, recipient, deliver)
+            send(eml.name, eml.read(), sender, recipient, deliver)
         elif demo or script or not sys.stdin.isatty():
             play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin, deliver, look)
         else:
@@ -127,12 +140,14 @@ class Copy(StateStorage):
         self.changed[key, sender] = state
 
 
-def send(data, sender, recipient, deliver):
-    """Send the octets of a mail, from and to whom its headers say when that is not given; 1 when it is refused."""
+def send(name, data, sender, recipient, deliver):
+    """Send the octets of a mail, which the file `name` has, from and to whom its headers say when that is not given; 1 when it is refused."""
     mail = email.message_from_bytes(data, policy=default)
     if sender is None:
         sender = _first_address(mail, "Return-Path", "From")
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
+    if not recipient:
+        raise click.UsageError(f"--eml {name} has no To; give --to, for example --to news")
     came = deliver(envelope_sender(sender), with_domain(recipient), data)
     show(came)
     if came.refusal:

@@ -106,7 +106,7 @@ class Transcript:
         sender, recipient = (_fill(part, names) for part in MAIL.fullmatch(line.text).groups())
         unknown = NAME.search(sender + recipient)
         if unknown:
-            raise self._broken(line, f"has {unknown[0]}, which no reply has given a value")
+            raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
         return envelope_sender(sender), with_domain(recipient)
 
     def _made_mail(self, line, sender, recipient, names):

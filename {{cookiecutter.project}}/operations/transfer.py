@@ -22,7 +22,7 @@ def export(storage):
     stop the server, export, switch, import, start.
 
     \b
-    python operate.py states export > states.jsonl
+    python operate.py states export > run/states.jsonl
     """
     length = sum(1 for _ in storage) if bars_are_seen() else None
     for row in progress(storage, "Exporting", length):
@@ -42,7 +42,7 @@ def import_(storage, file, shelve, replace, dry_run):
     state is refused, unless --replace is given.
 
     \b
-    python operate.py states import < states.jsonl
+    python operate.py states import < run/states.jsonl
     python operate.py states import --shelve ../old-application/run/states
     """
     source = shelves.rows(shelve) if shelve else rows.from_lines(file)

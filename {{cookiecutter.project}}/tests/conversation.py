@@ -8,6 +8,7 @@ from salmon.routing import Router
 
 from app.mail.delivery import deliver
 from config import settings
+from operations.handlers import state_key
 
 PEER = ("127.0.0.1", 0)
 
@@ -35,12 +36,12 @@ def receive_data(sender, recipient, data):
 
 
 def assert_in_state(state, sender, list_name="news"):
-    """Fail unless `sender` is in `state`, a handler, under the key of its module and the list."""
-    key = f"{state.__module__}:{list_name}"
+    """Fail unless `sender` is in `state`, a handler, under the key of its module; `list_name` where each list has one."""
+    key = state_key(state.__module__, list_name, sender)
     actual = Router.STATE_STORE.get(key, sender)
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
 
 
 def put_in_state(state, sender, list_name="news"):
     """Put `sender` where the next mail shall find them."""
-    Router.STATE_STORE.set(f"{state.__module__}:{list_name}", sender, state.__name__)
+    Router.STATE_STORE.set(state_key(state.__module__, list_name, sender), sender, state.__name__)

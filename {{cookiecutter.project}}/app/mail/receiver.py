@@ -196,6 +196,9 @@ class _Receiver:
         host, port = self.socket.getsockname()[:2]
         return f"<{type(self).__name__} {host}:{port}>"
 
+    def close(self):
+        asyncore.dispatcher.close(self)  # without the traceback that Salmon logs
+
     def start(self):
         """Answer mail until `stop`, or until TERM, HUP or INT; the mail at hand is finished first."""
         if threading.current_thread() is threading.main_thread():

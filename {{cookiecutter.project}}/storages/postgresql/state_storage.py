@@ -244,7 +244,9 @@ def _parsed(url):
     except (SQLAlchemyError, ValueError):
         parsed = None
     if parsed is None or "@" in (parsed.host or ""):
-        raise ValueError("it is no URL; an @ in a password is written %40, a : is %3A, a / is %2F, a % is %25")
+        raise ValueError(
+            "it is no URL like postgresql://mail@localhost/states; a password has %40 for @, %3A for :, %2F for /"
+        )
     for database in DATABASES:
         if parsed.drivername in database.names:
             return database, parsed.set(drivername=database.names[0])

@@ -17,7 +17,7 @@ def run(state_database, *arguments):
     environment = {
         **os.environ,
         "STATE_DATABASE": str(state_database),
-        "SECRET_KEY": "only for tests",
+        "SECRET_KEY": "only for tests, and long enough for them",
         "RECEIVER_PORT": "0",
     }
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from operations.handlers import module_and_list
+from operations.keys import split_key
 from operations.machine import read_machine
 
 HOME = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ def in_readme(text, machine):
 
 def count(rows):
     """Return how many of the `(key, sender, state)` rows are in each state, by `(module, name)`."""
-    return Counter((module_and_list(key)[0], state) for key, _, state in rows)
+    return Counter((split_key(key)[0], state) for key, _, state in rows)
 
 
 def _identifier(title):

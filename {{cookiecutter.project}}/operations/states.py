@@ -12,7 +12,7 @@ from app.model.renamed_states import has_handler, states_by_module
 from config import settings
 from operations import transfer
 from operations.attach import with_states
-from operations.handlers import module_and_list, state_key
+from operations.keys import split_key, state_key
 from operations.rows import shown, to_line
 
 
@@ -49,7 +49,7 @@ def list_(storage, state, sender, list_name, as_json):
         if (
             state in (None, row[2])
             and fnmatchcase((row[1] or "").lower(), sender.lower())
-            and list_name in (None, module_and_list(row[0])[1])
+            and list_name in (None, split_key(row[0])[1])
         ):
             show_row(row, as_json)
 
@@ -141,7 +141,7 @@ def rename(storage, old, new, handler):
     python operate.py states rename CONFIRMING ASKED
     """
     module, number = module_with(new, handler), 0
-    for key, sender, _ in [row for row in storage if row[2] == old and module_and_list(row[0])[0] == module]:
+    for key, sender, _ in [row for row in storage if row[2] == old and split_key(row[0])[0] == module]:
         with storage.conversation(sender):
             if storage.get(key, sender) == old:
                 storage.set(key, sender, new)
@@ -184,7 +184,7 @@ def rows_of(storage, sender):
 def put_to_start(storage, sender, list_name=None):
     """Remove the rows of a sender, in one list or all, between two of their mails; say which they were."""
     with storage.conversation(as_salmon_writes(sender)):
-        removed = [row for row in rows_of(storage, sender) if list_name in (None, module_and_list(row[0])[1])]
+        removed = [row for row in rows_of(storage, sender) if list_name in (None, split_key(row[0])[1])]
         for key, spelling, _ in removed:
             storage.set(key, spelling, ROUTE_FIRST_STATE)
     for key, spelling, state in removed:

@@ -8,7 +8,7 @@ from salmon.routing import Router
 
 from app.mail.delivery import deliver
 from config import settings
-from operations.handlers import state_key
+from operations.keys import state_key
 
 PEER = ("127.0.0.1", 0)
 

@@ -12,7 +12,7 @@ def state_key(module, list_name, sender):
     return Router.state_key(module, mail)
 
 
-def module_and_list(key):
+def split_key(key):
     """Return the two parts of a state key, as `app.handlers.subscription` makes it."""
     module, _, list_name = (key or "").partition(":")
     return module, list_name

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from salmon.routing import Router
 
 from app.handlers.subscription import CONFIRMING, START, SUBSCRIBED
 from app.model import tokens
@@ -77,6 +78,12 @@ def test_senders_do_not_share_a_state():
 
     assert_in_state(CONFIRMING, ALICE)
     assert_in_state(START, BOB)
+
+
+def test_the_key_of_a_state_names_the_list():
+    receive(ALICE, "news-subscribe")
+
+    assert Router.STATE_STORE.get("app.handlers.subscription:news", ALICE) == "CONFIRMING"
 
 
 def test_the_longest_confirmation_address_fits_a_local_part():

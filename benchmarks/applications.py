@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests import baking
 from tests.application import SALMON, Application
+from tests.ports import free_port
 from tests.postgresql import Server
 from tests.waiting import wait_until
 
@@ -107,7 +108,7 @@ class SalmonGen:
         subprocess.run([SALMON, "gen", str(self.folder)], check=True, stdout=subprocess.DEVNULL)
         boot, sample = self.folder / "config/boot.py", self.folder / "app/handlers/sample.py"
         settings, log = self.folder / "config/settings.py", self.folder / "config/logging.conf"
-        self.port = _free_port()
+        self.port = free_port()
         _edit(settings, "8823", str(self.port))
         _edit(settings, "8825", str(relay_port))
         _edit(settings, "'localhost'", "'127.0.0.1'")
@@ -172,11 +173,6 @@ def _edit(path, old, new):
 def _peak_memory(process_id):
     status = Path(f"/proc/{process_id}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _listens(port):

@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 REASON = "there is no Postfix on this machine, or we are not root: apt-get install postfix"
@@ -82,7 +83,7 @@ class Postfix:
 
     def __init__(self, deploy):
         self.deploy = Path(deploy)
-        self.port, self.lmtp_port = free_ports(2)
+        self.port, self.lmtp_port = free_port(), free_port()
         self.folder = None
 
     def __enter__(self):
@@ -191,12 +192,3 @@ class Postfix:
     def flush(self):
         """Try every deferred mail now."""
         self._run("postqueue", "-f")
-
-
-def free_ports(count):
-    """Return ports of loopback that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports

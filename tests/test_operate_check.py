@@ -2,11 +2,11 @@
 
 import json
 import os
-import socket
 
 import pytest
 
 from tests.baking import STORAGES
+from tests.ports import free_port
 
 
 def check(application, *options, **more):
@@ -34,9 +34,7 @@ def test_a_new_application_is_well(application, state_storage):
 
 
 def test_beside_a_server_that_runs(application):
-    app = application()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        app.settings["RECEIVER_PORT"] = free.getsockname()[1]
+    app = application(RECEIVER_PORT=free_port())
     app.start()
 
     assert check(app, "--running") == {}

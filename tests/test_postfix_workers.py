@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests import postfix
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not postfix.IS_THERE, reason=postfix.REASON)
@@ -17,7 +18,7 @@ class SpreadingPostfix(postfix.Postfix):
 
     def __init__(self, deploy):
         super().__init__(deploy)
-        self.ports = [self.lmtp_port, *postfix.free_ports(1)]
+        self.ports = [self.lmtp_port, free_port()]
 
     def _write_configuration(self):
         super()._write_configuration()

@@ -12,6 +12,7 @@ from aiosmtpd.smtp import AuthResult
 from salmon.server import SMTPError
 
 from tests import baking
+from tests.ports import free_port
 from tests.raw import Raw
 
 ALICE = "alice@people.example"
@@ -219,9 +220,7 @@ def secured(tmp_path, host="localhost", **options):
         return AuthResult(success=(data.login, data.password) == (b"news", b"s3cret"), handled=False)
 
     options = {"tls_context": context, "authenticator": authenticate, "auth_required": True, **options}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    controller = Controller(Handler(), hostname="127.0.0.1", port=port, **options)
+    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port(), **options)
     controller.start()
     try:
         yield controller, tmp_path / "authority.pem"

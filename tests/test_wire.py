@@ -3,9 +3,11 @@
 import itertools
 import random
 import re
+import selectors
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -458,6 +460,55 @@ def test_urgent_data_is_the_end_of_a_connection(app, raw):
     with suppress(ConnectionResetError):
         assert raw.answer() == ""
     assert "uncaptured" not in app.logged() and "unhandled" not in app.logged()
+
+
+def set_in_receiver(app, name, value):
+    """Give a constant of `app/mail/receiver.py` another value."""
+    module = app.folder / "app" / "mail" / "receiver.py"
+    text, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", module.read_text(), flags=re.MULTILINE)
+    assert changed == 1
+    module.write_text(text)
+
+
+@pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
+def test_who_says_nothing_is_bidden_farewell(application, protocol):
+    """And who does speak stays."""
+    app = application(RECEIVER_PROTOCOL=protocol)
+    set_in_receiver(app, "IDLE_SECONDS", 2)
+    app.start()
+    with Raw(app.port, protocol) as silent, Raw(app.port, protocol) as in_mail, Raw(app.port, protocol) as busy:
+        for command in (b"MAIL FROM:<a@b.example>\r\n", b"RCPT TO:<news@example.com>\r\n", b"DATA\r\n"):
+            in_mail.say(command)
+        in_mail.socket.sendall(b"Subject: half a ma")
+        waiting = selectors.DefaultSelector()
+        for raw in (silent, in_mail):
+            waiting.register(raw.socket, selectors.EVENT_READ, raw)
+        deadline = time.monotonic() + 30
+        while waiting.get_map():
+            assert time.monotonic() < deadline, "nobody was bidden farewell"
+            for key, _ in waiting.select(0.1):
+                assert key.data.answer().startswith("421 4.4.2")
+                assert key.data.answer() == ""
+                waiting.unregister(key.fileobj)
+            assert busy.say(b"NOOP\r\n").startswith("250")
+    assert app.terminate() == 0
+
+
+def test_more_connections_than_it_takes_wait_for_their_turn(application):
+    app = application()
+    set_in_receiver(app, "CONNECTIONS", 4)
+    app.start()
+    taken = [Raw(app.port, "lmtp") for _ in range(4)]
+    with socket.create_connection(("127.0.0.1", app.port), 60) as waiting:
+        assert all(raw.say(b"NOOP\r\n").startswith("250") for raw in taken for _ in range(3))
+        waiting.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting.recv(1)
+        waiting.settimeout(60)
+        taken[0].close()
+        assert waiting.recv(3) == b"220"
+    for raw in taken[1:]:
+        raw.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -73,6 +73,26 @@ def test_an_address_that_nobody_handles_is_refused_before_the_mail_is_taken(worl
         world.send(ALICE, "somebody@elsewhere.example")  # no open relay
 
 
+def test_a_host_below_the_domain_is_not_ours(world, app):
+    app.start()
+
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        world.send(ALICE, "news@sub.example.com")
+    assert "Relay access denied" in str(refused.value)
+
+
+def test_mail_that_needs_smtputf8_is_refused_and_not_bounced_to_whoever_it_names(world, app):
+    app.start()
+
+    with world.client() as client:
+        client.ehlo()
+        assert client.docmd(f"MAIL FROM:<{ALICE}> SMTPUTF8")[0] >= 500
+        client.rset()
+        client.sendmail(ALICE, [SUBSCRIBE], f"From: {ALICE}\r\nSubject: Grüße\r\n\r\nHello.\r\n".encode())
+    (confirmation,) = world.wait_for_mail("alice")
+    assert confirmation["Subject"] == "Please confirm your subscription to news"
+
+
 def test_two_recipients_get_an_answer_each(world, app):
     app.start()
 

@@ -29,8 +29,8 @@ class SpreadingPostfix(postfix.Postfix):
         assert re.search(r"^transport_maps = ", main, re.MULTILINE)
         main = re.sub(r"^transport_maps = .*$", line.replace("/etc/postfix/", f"{etc}/"), main, flags=re.MULTILINE)
         (etc / "main.cf").write_text(main)
-        (line,) = re.findall(r"^# (\S+ +workers)$", workers, re.MULTILINE)
-        (etc / "transport").write_text(f"{line}\n")
+        with open(etc / "transport", "a") as transport:
+            transport.write("elsewhere.test    error:somebody else's way\n")
         for usual, port in zip((8823, 8824), self.ports, strict=True):
             workers = workers.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
         (etc / "workers").write_text(workers)
@@ -52,6 +52,9 @@ def test_both_get_mail_and_one_gets_all_when_the_other_is_down(application, tmp_
         world.wait_until_empty()
         assert handled(one) + handled(two) == 20, world.log()
         assert handled(one) and handled(two)
+        with world.client(stranger=False) as client:
+            client.sendmail("alice@people.test", ["bob@elsewhere.test"], "Subject: hello\n\nHello.\n")
+        wait_until(lambda: "somebody else's way" in world.log(), 60, world.log)
 
         two.terminate()
         for number in range(20, 40):

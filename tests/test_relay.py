@@ -156,6 +156,7 @@ def test_a_relay_that_says_nothing_is_given_up(relays, envelope):
         ([HELLO, *ONE_MAIL[:3], (".", "554 5.7.1 spam")], "220 script", 550),
         ([HELLO, *ONE_MAIL[:3], (".", "nonsense")], "220 script", 451),
         ([("ehlo", None)], "220 script", 451),
+        ([HELLO, *ONE_MAIL[:3], (".", "354 go on")], "220 script", 451),  # not taken
     ],
 )
 def test_what_the_relay_says_becomes_temporary_or_permanent(relays, envelope, script, greeting, code):
@@ -164,6 +165,26 @@ def test_what_the_relay_says_becomes_temporary_or_permanent(relays, envelope, sc
             relays.Relay(relay.host, relay.port).send_now(envelope)
 
     assert refused.value.code == code
+
+
+def test_content_that_was_not_asked_for_is_not_sent(relays, envelope):
+    """The relay would read it as commands."""
+    with Script([HELLO, *ONE_MAIL[:2], ("DATA", "250 OK"), ("Subject:", "250 OK")]) as script:
+        with pytest.raises(SMTPError) as refused:
+            relays.Relay(script.host, script.port).send_now(envelope)
+
+    assert refused.value.code == 451
+    assert script.heard == [["ehlo", "MAIL", "RCPT", "DATA"]]
+
+
+def test_a_mail_that_cannot_be_sent_keeps_those_before_it(relays):
+    with Script() as script:
+        relay = relays.Relay(script.host, script.port)
+        with pytest.raises(ValueError), relay.held():
+            relay.deliver(b"\r\n", To=ALICE, From="<>")
+            relay.deliver(b"\r\n", To="j\xf6rg@b.example", From="<>")
+
+    assert script.heard == []
 
 
 def test_a_recipient_that_is_refused_keeps_the_mail_from_all(relays):

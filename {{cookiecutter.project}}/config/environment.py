@@ -75,6 +75,11 @@ def _filled(value):
     return _text(value)
 
 
+def _login(value):
+    value.encode("ascii")  # smtplib sends nothing else
+    return _text(value)
+
+
 def _key(value):
     if 0 < len(value) < KEY_LENGTH:
         raise ValueError
@@ -178,8 +183,8 @@ RULES = {
     "max_message_size": (_whole(1024, 2**31 - 1), "must be octets, 1024 to 2147483647; for example 10485760"),
     "relay_host": (_host, "must be a host name or an IP address; for example 127.0.0.1"),
     "relay_port": (_whole(1, 65535), "must be a port, 1 to 65535; for example 25"),
-    "relay_username": (_text, "must be printable text; for example news"),
-    "relay_password": (_text, "must be printable text"),
+    "relay_username": (_login, "must be printable ASCII; for example news"),
+    "relay_password": (_login, "must be printable ASCII"),
     "relay_starttls": (_yes_or_no, "must be yes or no; for example yes"),
     "state_database": (_filled, "must say where the states are; for example {{ cookiecutter.__state_database }}"),
     # % if cookiecutter.state_storage == "postgresql"

@@ -15,7 +15,7 @@ from email.utils import getaddresses
 from salmon import server
 from salmon.server import SMTPError
 
-TIMEOUT = 30  # seconds, for each answer of the relay
+TIMEOUT = 30  # seconds, in which nothing comes from the relay
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
 BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without a name, or the null sender
@@ -67,6 +67,7 @@ class Relay(server.Relay):
         recipients = To or getattr(message, "To", None) or message["To"]
         sender = From or getattr(message, "From", None) or message["From"]
         envelope = Envelope(_addresses(sender)[0], _addresses(recipients), _octets(message))
+        _commands(envelope)  # raises now, and not when others of this mail have left
         held = getattr(self._here, "held", None)
         if held is None:
             self.send_now(envelope)
@@ -151,11 +152,7 @@ def _offer(connection, envelope):
         options += f" SIZE={len(envelope.data)}"
     if connection.has_extn("8bitmime") and not envelope.data.isascii():
         options += " BODY=8BITMIME"
-    paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
-    commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
-    if not all(map(str.isprintable, commands)):
-        raise ValueError(f"an address that cannot be sent: {envelope.sender!r} or one of {envelope.recipients!r}")
-    lines = [command.encode("ascii") for command in commands]
+    lines = _commands(envelope, options)
     if connection.has_extn("pipelining"):
         _exchange(connection, lines)
     else:
@@ -163,12 +160,23 @@ def _offer(connection, envelope):
             _exchange(connection, [line])
 
 
+def _commands(envelope, options=""):
+    """Return all that is said before the content; raise `ValueError` for an address that cannot be sent."""
+    paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
+    commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
+    if not all(map(str.isprintable, commands)):
+        raise ValueError(f"an address that cannot be sent: {envelope.sender!r} or one of {envelope.recipients!r}")
+    return [command.encode("ascii") for command in commands]
+
+
 def _exchange(connection, lines):
     """Send lines at once (RFC 2920) and take an answer to each; raise `smtplib.SMTPResponseException` for a refusal."""
     connection.send(b"".join(line + b"\r\n" for line in lines))
-    for _ in lines:
+    for line in lines:
         code, text = connection.getreply()
-        if not 200 <= code < 400:
+        # Where 354 does not ask for it, the content would be read as commands.
+        as_wanted = code == 354 if line == b"DATA" else 200 <= code < 300
+        if not as_wanted:
             raise smtplib.SMTPResponseException(code, text)
 
 

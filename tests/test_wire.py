@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import resource
 import selectors
 import signal
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -202,6 +204,7 @@ def test_what_cannot_be_is_refused_and_the_connection_goes_on(raw, command, answ
         (b"<postmaster>", "250"),
         (b"<Postmaster@example.com>", "250"),
         (b"<abuse@example.com>", "250"),
+        (b"<news@example.com\n>", "550"),
     ],
 )
 def test_recipients_are_known_or_refused_at_once(raw, recipient, answer):
@@ -509,6 +512,101 @@ def test_more_connections_than_it_takes_wait_for_their_turn(application):
         assert waiting.recv(3) == b"220"
     for raw in taken[1:]:
         raw.close()
+
+
+def test_without_a_file_to_spare_clients_wait_and_are_served_later(application):
+    app = application()
+    app.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
+    waiting = [socket.create_connection(("127.0.0.1", app.port), 60) for _ in range(50)]
+    app.wait_for_log("cannot take a connection now")
+    for client in waiting:
+        client.close()
+
+    with Raw(app.port, "lmtp") as raw:
+        assert raw.say(b"NOOP\r\n").startswith("250")
+    assert app.terminate() == 0
+
+
+@pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
+def test_who_does_not_take_our_answers_is_not_heard_and_is_let_go(application, protocol):
+    app = application(RECEIVER_PROTOCOL=protocol)
+    set_in_receiver(app, "IDLE_SECONDS", 2)
+    app.start()
+    before = greatest_memory_of(app)
+    with socket.create_connection(("127.0.0.1", app.port), 1) as deaf:
+        with pytest.raises(TimeoutError):
+            for _ in range(10_000):
+                deaf.sendall(b"NOOP\r\n" * 1000)
+        assert greatest_memory_of(app) < before + 20_000, "kB"
+        wait_until(lambda: not has_clients(app.port), 60)
+    assert app.terminate() == 0
+
+
+def greatest_memory_of(app):
+    """Return the most memory that the application had, in kB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{app.process.pid}/status").read_text())[1])
+
+
+def has_clients(port):
+    """Tell whether a connection to the port is established."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
+
+
+@pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
+def test_who_spoke_while_a_handler_was_busy_was_not_silent(application, protocol):
+    app = application(RECEIVER_PROTOCOL=protocol)
+    probed(app.folder)
+    set_in_receiver(app, "IDLE_SECONDS", 1)
+    app.start()
+    with Raw(app.port, protocol) as first, Raw(app.port, protocol) as patient:
+        for command in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<waits@example.com>", b"DATA"):
+            first.say(command + b"\r\n")
+        first.socket.sendall(MAIL + b"\r\n.\r\n")
+        wait_until((app.folder / "waiting").exists)
+        patient.socket.sendall(b"NOOP\r\n")
+        time.sleep(2)  # longer than silence is borne
+        (app.folder / "go").touch()
+
+        assert first.answer().startswith("250")
+        assert first.say(b"NOOP\r\n").startswith("250")
+        assert patient.answer().startswith("250")
+
+
+def test_what_comes_after_quit_is_not_handled(app, raw, sender):
+    commands = [b"QUIT", b"MAIL FROM:<" + sender.encode() + b">", b"RCPT TO:<keeps@example.com>", b"DATA"]
+    (app.folder / "kept").unlink(missing_ok=True)
+    raw.socket.sendall(b"\r\n".join([*commands, MAIL, b".", b""]))
+
+    assert raw.answer().startswith("221")
+    with suppress(ConnectionResetError):
+        assert raw.answer() == ""
+    assert not (app.folder / "kept").exists()
+
+
+@pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
+def test_a_mail_that_ends_after_the_stop_is_left_to_its_server(application, protocol):
+    """It hears 421 and tries again: handled now, the mail would be handled twice."""
+    app = application(RECEIVER_PROTOCOL=protocol)
+    probed(app.folder)
+    app.start()
+    with Raw(app.port, protocol) as first, Raw(app.port, protocol) as late:
+        for raw, recipient in ((first, b"waits"), (late, b"keeps")):
+            for command in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<" + recipient + b"@example.com>", b"DATA"):
+                raw.say(command + b"\r\n")
+        late.socket.sendall(MAIL)
+        first.socket.sendall(MAIL + b"\r\n.\r\n")
+        wait_until((app.folder / "waiting").exists)
+
+        app.process.send_signal(signal.SIGTERM)
+        late.socket.sendall(b"\r\n.\r\n")
+        (app.folder / "go").touch()
+
+        assert first.answer().startswith("250")
+        with suppress(ConnectionResetError):
+            assert late.answer().startswith("421 4.3.2")
+    assert app.process.wait(30) == 0
+    assert not (app.folder / "kept").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

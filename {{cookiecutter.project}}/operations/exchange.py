@@ -12,6 +12,7 @@ from salmon.server import SMTPError
 
 from app.mail import delivery
 from app.mail.manners import is_from_machine
+from app.mail.request import read
 from config import settings
 
 PEER = ("127.0.0.1", 0)
@@ -51,7 +52,7 @@ def exchange(sender, recipient, data, replies=None):
     result = Exchange(sender, recipient)
     already_sent = len(settings.relay.sent)
     try:
-        message = delivery.read(PEER, sender, recipient, data)
+        message = read(PEER, sender, recipient, data)
     except SMTPError as error:
         result.refusal = str(error)
         return result
@@ -77,7 +78,7 @@ def exchange(sender, recipient, data, replies=None):
 
 def state_at(address, sender):
     """Return the state in which a mail from `sender` to `address` would find them, or None."""
-    return next(iter(_states(delivery.read(PEER, sender, address, b"")).values()), None)
+    return next(iter(_states(read(PEER, sender, address, b"")).values()), None)
 
 
 def make_mail(sender, recipient, headers=(), text="Hello.\n"):

@@ -5,39 +5,19 @@ The order is handle, send, commit, and only then 250.
 
 import logging
 import re
-from email import message_from_bytes
 
-from salmon import encoding
-from salmon.mail import MailRequest
 from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
 from app.mail.manners import is_from_machine, reply_limit
+from app.mail.request import read
 from app.model.mail_states import MailStates
 from config import settings
 
 LOG = logging.getLogger(__name__)
 
 MOST_HOPS = 100  # RFC 5321, section 6.3
-MOST_PARTS = 10_000  # ten megabytes of empty parts would cost a minute and two gigabytes of memory
 MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
-
-
-class Request(MailRequest):
-    """A `salmon.mail.MailRequest` whose sender and recipient are those of the envelope, in small letters.
-
-    Salmon's own reads them as if they were headers, which takes a fifth of its time, and takes the
-    headers instead where there is no sender or `email` cannot read it.
-    """
-
-    def __init__(self, peer, sender, recipient, data):
-        self.Peer, self.From, self.To, self.Data = peer, sender.lower(), recipient.lower(), data
-        self.base = encoding.from_message(message_from_bytes(data))
-        for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
-            if header not in self.base:
-                self.base[header] = address
-        self.bounce = None
-        self.unhandled = False
 
 
 class Unhandled:
@@ -90,19 +70,6 @@ def message_id(data):
     """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
     found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
     return found[1].decode("ascii") if found else "unknown"
-
-
-def read(peer, sender, recipient, data):
-    """Return the `Request` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read.
-
-    The arguments are those of `deliver`.
-    """
-    if data.count(b"\n--") > MOST_PARTS:
-        raise SMTPError(554, "5.6.0 The message has too many parts")
-    try:
-        return Request(peer, sender, recipient, data)
-    except Exception as error:
-        raise SMTPError(554, "5.6.0 The message cannot be read") from error
 
 
 def _is_in_unknown_state(message, handlers):

@@ -22,6 +22,7 @@ ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
 CONNECTIONS = 512  # at once; more of them wait
 IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
 FAREWELL_SECONDS = 5
+REST_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 END_OF_MAIL = b"\r\n.\r\n"
@@ -71,7 +72,9 @@ class _Channel:
     def found_terminator(self):
         data = bytes(self._octets)
         self._octets.clear()
-        if self.get_terminator() == END_OF_MAIL:
+        if self._is_leaving():
+            self.ac_in_buffer = b""  # whatever comes after QUIT: its answer would not be sent
+        elif self.get_terminator() == END_OF_MAIL:
             self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
         elif self.receiver.stopping:
             self.farewell("4.3.2 The service is going down")
@@ -88,17 +91,31 @@ class _Channel:
         if self._too_long:
             return "552 5.3.4 The message is too big"
         recipient = recipients[0] if isinstance(recipients, list) else recipients
-        return self.receiver.answer(peer, _text(sender), _text(recipient), data)
+        started = time.monotonic()
+        answer = self.receiver.answer(peer, _text(sender), _text(recipient), data)
+        self.receiver.was_busy(time.monotonic() - started)
+        return answer
 
     def unstuffed(self, data):
         """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
         return data
 
     def farewell(self, text):
-        """Close the connection with 421 and `text`, whatever the client is about to say."""
+        """Close the connection with 421 and `text`, whatever the client is about to say; the second time, at once."""
         self.ac_in_buffer = b""
-        self.say(f"421 {text}")
-        self.close_when_done()
+        if self._is_leaving():
+            self.close()
+        else:
+            self.say(f"421 {text}")
+            self.close_when_done()
+
+    def readable(self):
+        # Who does not take our answers is not heard: they would pile up. Nor is who was bidden farewell: a mail
+        # that is handled after a 421 comes again.
+        return not self.producer_fifo
+
+    def _is_leaving(self):
+        return None in self.producer_fifo  # put there by `close_when_done`
 
     def handle_expt(self):
         self.close()  # urgent data, which no mail client sends, and which would be reported for ever
@@ -119,6 +136,8 @@ class _Channel:
             self.say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
         elif is_path:
             self._path(line.decode("ascii"))
+        elif line[:5].upper() == b"NOOP ":
+            self._try(b"NOOP")  # RFC 5321, section 4.1.1.9: what follows is ignored
         else:
             self._try(line)
 
@@ -152,7 +171,9 @@ class _Channel:
         return None
 
     def _refuse_recipient(self, address, parameters):
-        return None if delivery.is_routed(address) else "550 5.1.1 There is no such address here"
+        if address.isprintable() and delivery.is_routed(address):
+            return None
+        return "550 5.1.1 There is no such address here"
 
 
 class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
@@ -190,6 +211,7 @@ class _Receiver:
         self.max_message_size = max_message_size
         self.stopping = False
         self._next_sweep = 0
+        self._rest_until = 0
         self.socket.listen(CONNECTIONS)
 
     def __repr__(self):
@@ -216,10 +238,15 @@ class _Receiver:
         self.stopping = True
 
     def readable(self):
-        return len(self._map) <= CONNECTIONS
+        return len(self._map) <= CONNECTIONS and time.monotonic() >= self._rest_until
 
     def handle_accept(self):
-        accepted = self.accept()
+        try:
+            accepted = self.accept()
+        except OSError as error:  # too many open files; Salmon's would close the port for good
+            LOG.error("%r cannot take a connection now: %s", self, error)
+            self._rest_until = time.monotonic() + REST_SECONDS
+            return
         if accepted is None:
             return
         connection, address = accepted
@@ -250,6 +277,11 @@ class _Receiver:
         except BaseException:  # SystemExit as well: no handler ends the server
             LOG.exception("failed %s", mail)
         return "451 4.3.0 The mail could not be handled now; try again later"
+
+    def was_busy(self, seconds):
+        """Hold no client for silent in a time in which we did not listen."""
+        for channel in self._channels():
+            channel.active += seconds
 
     def _on_signal(self, number, frame):
         for again in STOP_SIGNALS:

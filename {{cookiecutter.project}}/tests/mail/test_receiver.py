@@ -75,3 +75,7 @@ def test_a_handler_that_fails_is_answered_451(client, monkeypatch):
     client.rcpt(address("news"))
 
     assert client.data(MAIL)[0] == 451
+
+
+def test_what_follows_noop_is_ignored(client):
+    assert client.docmd("NOOP is anybody there?")[0] == 250

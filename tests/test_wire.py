@@ -205,12 +205,21 @@ def test_what_cannot_be_is_refused_and_the_connection_goes_on(raw, command, answ
         (b"<Postmaster@example.com>", "250"),
         (b"<abuse@example.com>", "250"),
         (b"<news@example.com\n>", "550"),
+        (b"<news@example.com>\nDATA", "501"),
+        (b"\n<news@example.com>", "501"),
     ],
 )
 def test_recipients_are_known_or_refused_at_once(raw, recipient, answer):
     raw.say(b"MAIL FROM:<a@b.example>\r\n")
 
     assert raw.say(b"RCPT TO:" + recipient + b"\r\n").startswith(answer)
+
+
+def test_a_sender_is_who_it_says_and_no_decoded_word(app, raw):
+    logged = len(app.logged())
+    for word in ("=?utf-8?q?alice?=@people.example", "=?utf-8?q?a=0d=0ab?=@people.example"):
+        assert raw.mail(word, "keeps@example.com", MAIL).startswith("250")
+        assert f"mail from '{word}'" in app.logged()[logged:]
 
 
 def test_a_mail_that_is_too_big_costs_no_memory_and_no_connection(app, raw):

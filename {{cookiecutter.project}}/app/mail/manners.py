@@ -35,7 +35,14 @@ def is_from_machine(message):
 def _words(message, name):
     """Return the values of all headers `name` without comments and parameters, in small letters."""
     values = message.base.mime_part.get_all(name, ())
-    return [COMMENT.sub("", str(value)).partition(";")[0].strip().lower() for value in values]
+    return [_without_comments(str(value)).partition(";")[0].strip().lower() for value in values]
+
+
+def _without_comments(text):
+    """Return `text` without comments (RFC 5322, section 3.2.2), which may stand in each other, ten deep at most."""
+    for _ in range(10):
+        text = COMMENT.sub("", text)
+    return text
 
 
 class ReplyLimit:

@@ -29,10 +29,10 @@ END_OF_MAIL = b"\r\n.\r\n"
 
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
 PATH = re.compile(
-    r"(?P<command>MAIL FROM|RCPT TO):\s*"
+    r"(?P<command>MAIL FROM|RCPT TO):[ \t]*"
     r"(?:<(?:@[^:<>]*:)?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
-    r"(?P<parameters>(?:\s.*)?)",
-    re.IGNORECASE | re.DOTALL,
+    r"(?P<parameters>(?:[ \t][^\r\n]*)?)",
+    re.IGNORECASE,
 )
 # RFC 5321, section 4.1.2, and dots anywhere, which some providers allow.
 MAILBOX = re.compile(
@@ -194,6 +194,10 @@ class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
 class _SMTPChannel(_Channel, smtpd.SMTPChannel):
     def say(self, answer):
         self.push(answer)
+
+    def _getaddr(self, arg):
+        # `email`, which Salmon asks, decodes =?utf-8?q?alice?=@b.example: that is somebody else.
+        return (arg, "") if MAILBOX.fullmatch(arg[1:-1]) else super()._getaddr(arg)
 
     def smtp_RCPT(self, arg):
         # One answer follows the mail; it cannot say that one recipient has it and another has not.

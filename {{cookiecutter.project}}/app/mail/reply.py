@@ -39,7 +39,7 @@ def reply(message, template, From, Reply_To=None, **variables):
         "Message-ID": _own_id(message, template),
         "Auto-Submitted": "auto-replied",
         "In-Reply-To": " ".join(answered),
-        "References": " ".join([*_thread(message), *answered]) if answered else "",
+        "References": " ".join([*_thread(message), *answered]),
     }
     settings.relay.deliver(plain_text(headers, text.rstrip("\n") + "\n"), To=message.From, From="<>")
 
@@ -47,6 +47,9 @@ def reply(message, template, From, Reply_To=None, **variables):
 def _thread(message):
     """Return the last of the mails that the mail itself refers to."""
     thread = MESSAGE_ID.findall(header(message, "References"))[-REFERENCES:]
+    if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers
+        answered = MESSAGE_ID.findall(header(message, "In-Reply-To"))
+        thread = answered if len(answered) == 1 else []
     while sum(map(len, thread)) + len(thread) > REFERENCES_OCTETS:
         del thread[0]
     return thread
@@ -74,7 +77,7 @@ def _mailbox(text):
 
 def _own_id(message, template):
     """Return the Message-ID of the answer: the same again when the same mail is answered again."""
-    answered = header(message, "Message-ID") or message.Data
+    answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data
     text = repr((answered, message.From, message.To, template))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"<{digest[:40]}@{settings.mail_domain}>"

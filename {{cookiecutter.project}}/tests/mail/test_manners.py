@@ -2,6 +2,7 @@
 
 from app.mail.manners import HOUR, ReplyLimit
 from config import settings
+from tests.conversation import receive
 
 ALICE = "alice@people.example"
 
@@ -18,3 +19,7 @@ def test_an_address_that_had_its_replies_is_answered_again_after_an_hour():
     assert limit.is_reached(ALICE)
     now = HOUR
     assert not limit.is_reached(ALICE)
+
+
+def test_comments_may_stand_in_comments():
+    assert len(receive(ALICE, "news", Auto_Submitted="no (really (yes) no)")) == 1

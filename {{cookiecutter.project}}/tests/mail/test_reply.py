@@ -33,3 +33,16 @@ def test_a_thread_that_is_too_long_loses_its_beginning():
     (reply,) = receive_data(ALICE, "news", data)
 
     assert reply["References"].split() == [*references[-5:], "<31@a.example>"]
+
+
+def test_a_mail_without_references_brings_what_it_answers():
+    (reply,) = receive(ALICE, "news", Message_ID="<2@a.example>", In_Reply_To="<1@a.example>")
+
+    assert reply["References"] == "<1@a.example> <2@a.example>"
+
+
+def test_an_id_that_is_none_does_not_make_two_mails_one():
+    (first,) = receive_data(ALICE, "news", b"Message-ID: <>\nSubject: one\n\nHello.\n")
+    (second,) = receive_data(ALICE, "news", b"Message-ID: <>\nSubject: two\n\nHello.\n")
+
+    assert first["Message-ID"] != second["Message-ID"]

@@ -85,16 +85,14 @@ class _Channel:
                 # (RFC 5321, section 4.1.1.4); an empty mail would never end without it.
                 self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
         self._too_long = False
+        self.active = time.monotonic()  # a handler may have taken its time, and the client waited for us
 
     def process_message(self, peer, sender, recipients, data, **options):
         """Answer one mail for one recipient: None for 250, or the answer itself."""
         if self._too_long:
             return "552 5.3.4 The message is too big"
         recipient = recipients[0] if isinstance(recipients, list) else recipients
-        started = time.monotonic()
-        answer = self.receiver.answer(peer, _text(sender), _text(recipient), data)
-        self.receiver.was_busy(time.monotonic() - started)
-        return answer
+        return self.receiver.answer(peer, _text(sender), _text(recipient), data)
 
     def unstuffed(self, data):
         """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
@@ -232,8 +230,9 @@ class _Receiver:
                 signal.signal(number, self._on_signal)
         LOG.info("%r is ready", self)
         while not self.stopping:
+            listened = time.monotonic()
             asyncore.poll2(0.2, self._map)
-            self._drop_idle()
+            self._drop_idle(listened)
         LOG.info("%r is going down", self)
         self._say_farewell()
 
@@ -282,23 +281,18 @@ class _Receiver:
             LOG.exception("failed %s", mail)
         return "451 4.3.0 The mail could not be handled now; try again later"
 
-    def was_busy(self, seconds):
-        """Hold no client for silent in a time in which we did not listen."""
-        for channel in self._channels():
-            channel.active += seconds
-
     def _on_signal(self, number, frame):
         for again in STOP_SIGNALS:
             signal.signal(again, signal.SIG_DFL)
         self.stop()
 
-    def _drop_idle(self):
-        now = time.monotonic()
-        if now < self._next_sweep:
+    def _drop_idle(self, listened):
+        """Bid farewell to those who had been silent for too long when we last listened; what came since is not read."""
+        if listened < self._next_sweep:
             return
-        self._next_sweep = now + IDLE_SECONDS / 10
+        self._next_sweep = listened + IDLE_SECONDS / 10
         for channel in self._channels():
-            if channel.active < now - IDLE_SECONDS:
+            if channel.active < listened - IDLE_SECONDS:
                 channel.farewell("4.4.2 Nothing was heard for too long")
 
     def _say_farewell(self):

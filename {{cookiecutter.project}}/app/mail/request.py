@@ -8,11 +8,13 @@ from salmon import encoding
 from salmon.mail import MailRequest
 from salmon.server import SMTPError
 
+from config import settings
+
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
-MOST_LINES = 1_000_000
+MOST_LINES = max(1_000_000, settings.max_message_size // 20)
+MOST_COMPARISONS = 20 * MOST_LINES  # of a line with the boundary of each part that it is in
 MOST_PARTS = 10_000
 MOST_HEADERS = 50_000  # in all parts together
-MOST_COMPARISONS = 20_000_000  # of a line with the boundary of a part that it is in; five seconds
 LONGEST_CONTENT_TYPE = 8_000  # the time for its parameters grows with the square
 
 # RFC 5322, section 4.5: space before the colon, at which `email` would take the header for ended.

@@ -53,7 +53,8 @@ def deliver(peer, sender, recipient, data):
             if not stateless and _is_in_unknown_state(message, handlers):
                 raise SMTPError(451, "4.3.0 No handler fits the state of the sender")
             Router.deliver(message)
-        reply_limit.count(message.From, sum(message.From in envelope.recipients for envelope in sent))
+        replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
+        reply_limit.count(message.From, len(replies))
     LOG.info(
         "%s mail from %r to %r, Message-ID %s, sent: %d",
         "ignored" if message.unhandled else "handled",

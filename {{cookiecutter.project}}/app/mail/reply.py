@@ -32,7 +32,7 @@ def reply(message, template, From, Reply_To=None, **variables):
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
     headers = {
         "From": _mailbox(From),
-        "To": message.From,
+        "To": message.envelope_sender,
         "Reply-To": Reply_To and _mailbox(Reply_To),
         "Subject": _subject(one_line(subject)),
         "Date": formatdate(),
@@ -41,7 +41,7 @@ def reply(message, template, From, Reply_To=None, **variables):
         "In-Reply-To": " ".join(answered),
         "References": " ".join([*_thread(message), *answered]),
     }
-    settings.relay.deliver(plain_text(headers, text.rstrip("\n") + "\n"), To=message.From, From="<>")
+    settings.relay.deliver(plain_text(headers, text.rstrip("\n") + "\n"), To=message.envelope_sender, From="<>")
 
 
 def _thread(message):

@@ -73,6 +73,15 @@ def test_addresses_do_not_mind_capitals():
     assert_in_state(SUBSCRIBED, ALICE)
 
 
+def test_an_answer_goes_to_the_sender_as_they_are_written():
+    """Capitals may matter to the server of the sender: RFC 5321, section 2.4."""
+    (reply,) = receive("Alice.B@People.Example", "news-subscribe")
+
+    assert reply["To"] == "Alice.B@People.Example"
+    assert settings.relay.sent[-1].recipients == ("Alice.B@People.Example",)
+    assert_in_state(CONFIRMING, "alice.b@people.example")
+
+
 def test_senders_do_not_share_a_state():
     receive(ALICE, "news-subscribe")
 

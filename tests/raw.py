@@ -39,11 +39,15 @@ class Raw:
             if line[3:4] != b"-":
                 return line.decode("ascii").rstrip("\r\n")
 
-    def mail(self, sender, recipient, data):
-        """Hand over one mail as it is, `data` already stuffed; return the first refusal, or the last answer."""
+    def begin(self, sender, recipient):
+        """Say all that comes before the content of a mail; return the first refusal, or the answer to DATA."""
         for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>"):
             answer = self.say(command.encode() + b"\r\n")
             if not answer.startswith("250"):
                 return answer
-        self.say(b"DATA\r\n")
-        return self.say(data + b"\r\n.\r\n")
+        return self.say(b"DATA\r\n")
+
+    def mail(self, sender, recipient, data):
+        """Hand over one mail as it is, `data` already stuffed; return the first refusal, or the last answer."""
+        answer = self.begin(sender, recipient)
+        return self.say(data + b"\r\n.\r\n") if answer.startswith("354") else answer

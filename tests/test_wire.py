@@ -224,9 +224,7 @@ def test_a_sender_is_who_it_says_and_no_decoded_word(app, raw):
 
 def test_a_mail_that_is_too_big_costs_no_memory_and_no_connection(app, raw):
     before = memory(app)
-    raw.say(b"MAIL FROM:<a@b.example>\r\n")
-    raw.say(b"RCPT TO:<keeps@example.com>\r\n")
-    raw.say(b"DATA\r\n")
+    raw.begin("a@b.example", "keeps@example.com")
     for _ in range(500):
         raw.socket.sendall(b"x" * 99_998 + b"\r\n")
 
@@ -489,8 +487,7 @@ def test_who_says_nothing_is_bidden_farewell(application, protocol):
     set_in_receiver(app, "IDLE_SECONDS", 2)
     app.start()
     with Raw(app.port, protocol) as silent, Raw(app.port, protocol) as in_mail, Raw(app.port, protocol) as busy:
-        for command in (b"MAIL FROM:<a@b.example>\r\n", b"RCPT TO:<news@example.com>\r\n", b"DATA\r\n"):
-            in_mail.say(command)
+        in_mail.begin("a@b.example", "news@example.com")
         in_mail.socket.sendall(b"Subject: half a ma")
         waiting = selectors.DefaultSelector()
         for raw in (silent, in_mail):
@@ -541,19 +538,14 @@ def test_who_does_not_take_our_answers_is_not_heard_and_is_let_go(application, p
     app = application(RECEIVER_PROTOCOL=protocol)
     set_in_receiver(app, "IDLE_SECONDS", 2)
     app.start()
-    before = greatest_memory_of(app)
+    before = memory(app)
     with socket.create_connection(("127.0.0.1", app.port), 1) as deaf:
         with pytest.raises(TimeoutError):
             for _ in range(10_000):
                 deaf.sendall(b"NOOP\r\n" * 1000)
-        assert greatest_memory_of(app) < before + 20_000, "kB"
+        assert memory(app) < before + 20_000_000
         wait_until(lambda: not has_clients(app.port), 60)
     assert app.terminate() == 0
-
-
-def greatest_memory_of(app):
-    """Return the most memory that the application had, in kB."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{app.process.pid}/status").read_text())[1])
 
 
 def has_clients(port):
@@ -569,8 +561,7 @@ def test_who_spoke_while_a_handler_was_busy_was_not_silent(application, protocol
     set_in_receiver(app, "IDLE_SECONDS", 1)
     app.start()
     with Raw(app.port, protocol) as first, Raw(app.port, protocol) as patient:
-        for command in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<waits@example.com>", b"DATA"):
-            first.say(command + b"\r\n")
+        first.begin("a@b.example", "waits@example.com")
         first.socket.sendall(MAIL + b"\r\n.\r\n")
         wait_until((app.folder / "waiting").exists)
         patient.socket.sendall(b"NOOP\r\n")
@@ -600,9 +591,8 @@ def test_a_mail_that_ends_after_the_stop_is_left_to_its_server(application, prot
     probed(app.folder)
     app.start()
     with Raw(app.port, protocol) as first, Raw(app.port, protocol) as late:
-        for raw, recipient in ((first, b"waits"), (late, b"keeps")):
-            for command in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<" + recipient + b"@example.com>", b"DATA"):
-                raw.say(command + b"\r\n")
+        first.begin("a@b.example", "waits@example.com")
+        late.begin("a@b.example", "keeps@example.com")
         late.socket.sendall(MAIL)
         first.socket.sendall(MAIL + b"\r\n.\r\n")
         wait_until((app.folder / "waiting").exists)
@@ -624,9 +614,7 @@ def test_a_stop_finishes_the_mail_at_hand(application, number):
     probed(app.folder)
     app.start()
     raw = Raw(app.port, "lmtp")
-    raw.say(b"MAIL FROM:<a@b.example>\r\n")
-    raw.say(b"RCPT TO:<waits@example.com>\r\n")
-    raw.say(b"DATA\r\n")
+    raw.begin("a@b.example", "waits@example.com")
     raw.socket.sendall(MAIL + b"\r\n.\r\nMAIL FROM:<next@b.example>\r\n")
     wait_until((app.folder / "waiting").exists)
 
@@ -644,9 +632,7 @@ def test_a_second_signal_ends_it_now(application):
     probed(app.folder)
     app.start()
     raw = Raw(app.port, "lmtp")
-    raw.say(b"MAIL FROM:<a@b.example>\r\n")
-    raw.say(b"RCPT TO:<waits@example.com>\r\n")
-    raw.say(b"DATA\r\n")
+    raw.begin("a@b.example", "waits@example.com")
     raw.socket.sendall(MAIL + b"\r\n.\r\n")
     wait_until((app.folder / "waiting").exists)
 

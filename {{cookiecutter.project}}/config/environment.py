@@ -193,7 +193,7 @@ RULES = {
     # % endif
     "secret_key": (
         _key,
-        "must be at least 32 characters of printable text; for example what `openssl rand -hex 32` prints",
+        f"must be at least {KEY_LENGTH} characters of printable text; for example what `openssl rand -hex 32` prints",
     ),
     "replies_per_hour": (_whole(1, 10**6), "must be a number from 1 to 1000000; for example 20"),
     "renamed_states": (_renames, "must be old and new names of states; for example CONFIRMING:ASKED,OLD:START"),

@@ -36,8 +36,7 @@ def check(running, as_json):
     """Check whether all is well; exit with 1 when it is not.
 
     What is looked at: user, versions, settings, routes, storage, permissions, relay, name of the host, and
-    all stored states. A state is written and taken back, the relay is connected to; no mail
-    is sent.
+    all stored states. A state is written and taken back, the relay is connected to; no mail is sent.
 
     \b
     python operate.py check && salmon start

@@ -88,7 +88,7 @@ def talk(demo, script, eml, sender, recipient, record, states, against, sink):
     deliver, look = (over_the_wire(against, sink), None) if against else in_memory(states)
     try:
         if eml:
-            send(eml.name, eml.read(), sender, recipient, deliver)
+            send(eml, sender, recipient, deliver)
         elif demo or script or not sys.stdin.isatty():
             play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin, deliver, look)
         else:
@@ -140,14 +140,15 @@ class Copy(StateStorage):
         self.changed[key, sender] = state
 
 
-def send(name, data, sender, recipient, deliver):
-    """Send the octets of a mail, which the file `name` has, from and to whom its headers say when that is not given; 1 when it is refused."""
+def send(file, sender, recipient, deliver):
+    """Send the mail in an open file, from and to whom its headers say when that is not given; 1 when it is refused."""
+    data = file.read()
     mail = email.message_from_bytes(data, policy=default)
     if sender is None:
         sender = _first_address(mail, "Return-Path", "From")
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
     if not recipient:
-        raise click.UsageError(f"--eml {name} has no To; give --to, for example --to news")
+        raise click.UsageError(f"--eml {file.name} has no To; give --to, for example --to news")
     came = deliver(envelope_sender(sender), with_domain(recipient), data)
     show(came)
     if came.refusal:

@@ -36,7 +36,7 @@ def receive_data(sender, recipient, data):
 
 
 def assert_in_state(state, sender, list_name="news"):
-    """Fail unless `sender` is in `state`, a handler, under the key of its module; `list_name` where each list has one."""
+    """Fail unless `sender` is in `state`, a handler; `list_name` counts where each list has states of its own."""
     key = state_key(state.__module__, list_name, sender)
     actual = Router.STATE_STORE.get(key, sender)
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"

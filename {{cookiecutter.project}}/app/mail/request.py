@@ -24,9 +24,10 @@ OBSOLETE_COLON = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
 class Request(MailRequest):
     """A `salmon.mail.MailRequest` whose sender and recipient are those of the envelope, in small letters.
 
-    `envelope_sender` is as it came: to its own server, capitals may matter (RFC 5321, section 2.4).
     Salmon's own reads them as if they were headers, which takes a fifth of its time, and takes the
     headers instead where there is no sender or `email` cannot read it.
+
+    `envelope_sender` is as it came: to its own server, capitals may matter (RFC 5321, section 2.4).
     """
 
     def __init__(self, peer, sender, recipient, data):

@@ -6,6 +6,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from config.environment import KEY_LENGTH
+
 PATH = "run/secret_key"
 
 
@@ -23,8 +25,8 @@ def stored_key(path):
     if not path.exists():
         _make_key(path)
     key = path.read_text("utf-8").strip()
-    if len(key) < 32:
-        raise ValueError(f"{path} holds no key of 32 characters or more")
+    if len(key) < KEY_LENGTH:
+        raise ValueError(f"{path} holds no key of {KEY_LENGTH} characters or more")
     return key
 
 

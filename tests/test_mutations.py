@@ -27,7 +27,7 @@ from tests.application import Application
         ("model", "app/model/tokens.py", "and now < expiry", "or now < expiry"),
         (
             "model",
-            "config/boot.py",
+            "app/model/state_storage.py",
             "SQLiteStorage(settings.state_database, protected=True)",
             "SQLiteStorage('elsewhere')",
         ),

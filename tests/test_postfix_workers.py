@@ -1,4 +1,4 @@
-"""A real Postfix spreads mail over two workers as `deploy/postfix/workers` says."""
+"""A real Postfix spreads mail over two workers, with the other `transport_maps` in `deploy/postfix/main.cf`."""
 
 import re
 
@@ -11,10 +11,13 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.skipif(not postfix.IS_THERE, reason=postfix.REASON)
 
 SUBSCRIBE = "news-subscribe@example.com"
+ELSEWHERE = ", inline:{ { elsewhere.test = error:somebody else's way } }"
+# The maps of one worker, and in comments those of several, which come in their place.
+OTHER = re.compile(r"^transport_maps = .*\n(?:#.*\n)*?(?P<other>#transport_maps = .*(?:\n#  .*)+)", re.MULTILINE)
 
 
 class SpreadingPostfix(postfix.Postfix):
-    """With the changes that `deploy/postfix/workers` asks for, and the two ports of the workers."""
+    """With the commented `transport_maps` for several workers, a map of somebody else's, and two ports for the workers."""
 
     def __init__(self, deploy):
         super().__init__(deploy)
@@ -22,18 +25,11 @@ class SpreadingPostfix(postfix.Postfix):
 
     def _write_configuration(self):
         super()._write_configuration()
-        etc = self.folder / "etc"
-        workers = (self.deploy / "postfix" / "workers").read_text()
-        (line,) = re.findall(r"^# (transport_maps = .*)$", workers, re.MULTILINE)
-        main = (etc / "main.cf").read_text()
-        assert re.search(r"^transport_maps = ", main, re.MULTILINE)
-        main = re.sub(r"^transport_maps = .*$", line.replace("/etc/postfix/", f"{etc}/"), main, flags=re.MULTILINE)
-        (etc / "main.cf").write_text(main)
-        with open(etc / "transport", "a") as transport:
-            transport.write("elsewhere.test    error:somebody else's way\n")
-        for usual, port in zip((8823, 8824), self.ports, strict=True):
-            workers = workers.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
-        (etc / "workers").write_text(workers)
+        file = self.folder / "etc" / "main.cf"
+        main, changed = OTHER.subn(lambda maps: maps["other"].replace("#", "") + ELSEWHERE, file.read_text())
+        assert changed == 1
+        assert main.count("127.0.0.1:8824") == 2
+        file.write_text(main.replace("127.0.0.1:8824", f"127.0.0.1:{self.ports[1]}"))
 
 
 @pytest.mark.parametrize("state_storage", ["postgresql", "sqlite"])

@@ -1,5 +1,6 @@
 """The unit in `deploy/systemd/` is one that systemd understands to the last line, and calls safe."""
 
+import re
 import shutil
 import subprocess
 
@@ -13,14 +14,15 @@ pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="the
 @pytest.fixture(params=PROJECTS)
 def unit(request, bake, tmp_path):
     """The unit of a worker on port 8823, whose application is in a folder of ours instead of /srv."""
-    name = request.param
-    application = bake(project=name)
-    program = application / ".venv" / "bin" / "salmon"
+    application = bake(project=request.param)
+    (name,) = re.findall(r"^app=(\S+)$", (application / "deploy" / "README.md").read_text(), re.MULTILINE)
+    assert re.fullmatch("[a-z][a-z0-9-]{,30}", name), "what useradd of Debian takes"
+    program = tmp_path / name / ".venv" / "bin" / "salmon"
     program.parent.mkdir(parents=True)
     shutil.copy(shutil.which("true"), program)
-    text = (application / "deploy" / "systemd" / f"{name}@.service").read_text()
+    text = (application / "deploy" / "systemd" / "app@.service").read_text()
     assert "/srv/%p" in text
-    (tmp_path / f"{name}@.service").write_text(text.replace("/srv/", f"{application.parent}/"))
+    (tmp_path / f"{name}@.service").write_text(text.replace("/srv/", f"{tmp_path}/"))
     return tmp_path / f"{name}@8823.service"
 
 

@@ -27,24 +27,9 @@ logging.config.dictConfig(
     }
 )
 
-# Storage: which one is attached, and what signs the tokens.
+# Storage: the one of app/model/state_storage.py is attached; and what signs the tokens.
 with needs("state_database", settings.state_database):
-    # % if cookiecutter.state_storage == "sqlite"
-    Router.STATE_STORE = MailStates(state_storage.SQLiteStorage(settings.state_database, protected=True))
-    # % elif cookiecutter.state_storage == "shelve"
-    Router.STATE_STORE = MailStates(state_storage.ShelveStorage(settings.state_database, protected=True))
-    # % elif cookiecutter.state_storage == "postgresql"
-    Router.STATE_STORE = MailStates(
-        state_storage.SQLAlchemyStorage(
-            settings.state_database,
-            protected=True,
-            connect_timeout=settings.state_connect_timeout,
-            statement_timeout=settings.state_statement_timeout,
-        )
-    )
-    # % elif cookiecutter.state_storage == "django"
-    Router.STATE_STORE = MailStates(state_storage.DjangoStorage(protected=True))
-# % endif
+    Router.STATE_STORE = MailStates(state_storage.configured(settings))
 with needs("secret_key", ""):
     settings.secret_key = secret_key.signing_key(settings.secret_key)
 

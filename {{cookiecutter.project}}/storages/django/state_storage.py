@@ -14,4 +14,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 with needs("state_database", settings.state_database):
     django.setup()
 
-from webapp.mail_states.storage import DjangoStorage  # noqa: E402, F401  models can be imported from here on
+from webapp.mail_states.storage import DjangoStorage  # noqa: E402  models can be imported from here on
+
+
+def configured(settings):
+    """Return the storage that `config/settings.py` asks for; Django's settings say where the states are."""
+    return DjangoStorage(protected=True)

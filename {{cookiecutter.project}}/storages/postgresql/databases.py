@@ -5,11 +5,11 @@ a row is inserted or changed in one statement, how a transaction begins, and wha
 on a number of 64 bits by which one mail of a sender waits for another.
 """
 
-import time
-
 import psycopg
 from sqlalchemy import String, event
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from app.model.patience import within
 
 
 def text(length):
@@ -64,28 +64,14 @@ class PostgreSQL:
 
 
 class _Connection(psycopg.Connection):
-    """Gives up by itself: a server that hangs, or that the network was cut off from, ends no statement."""
+    """Gives up by itself when the server does not answer."""
 
     answer_timeout = None
 
     def wait(self, generator, *arguments, **options):
         if self.answer_timeout:
-            generator = _within(self.answer_timeout, generator)
+            generator = within(self.answer_timeout, generator, psycopg.OperationalError)
         return super().wait(generator, *arguments, **options)
-
-
-def _within(seconds, generator):
-    """Run what psycopg waits for, which it resumes every 0.1 s with nothing; raise when that takes too long."""
-    deadline = time.monotonic() + seconds
-    try:
-        wanted = next(generator)
-        while True:
-            ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                raise psycopg.OperationalError(f"no answer of the server within {seconds} seconds")
-            wanted = generator.send(ready)
-    except StopIteration as end:
-        return end.value
 
 
 class MariaDB:

@@ -228,6 +228,16 @@ class SQLAlchemyStorage(StateStorage):
             raise SMTPError(451, UNAVAILABLE) from error
 
 
+def configured(settings):
+    """Return the storage that `config/settings.py` asks for."""
+    return SQLAlchemyStorage(
+        settings.state_database,
+        protected=True,
+        connect_timeout=settings.state_connect_timeout,
+        statement_timeout=settings.state_statement_timeout,
+    )
+
+
 class _Here(threading.local):
     """The connection of the transaction that this thread is in."""
 

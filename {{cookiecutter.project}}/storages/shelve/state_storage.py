@@ -110,6 +110,11 @@ class ShelveStorage(routing.ShelveStorage):
                     self.states.close()
 
 
+def configured(settings):
+    """Return the storage that `config/settings.py` asks for."""
+    return ShelveStorage(settings.state_database, protected=True)
+
+
 def _put(shelf, cell, state):
     if state == routing.ROUTE_FIRST_STATE:
         shelf.pop(cell, None)

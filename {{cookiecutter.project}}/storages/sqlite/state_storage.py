@@ -201,6 +201,11 @@ class SQLiteStorage(StateStorage):
             raise
 
 
+def configured(settings):
+    """Return the storage that `config/settings.py` asks for."""
+    return SQLiteStorage(settings.state_database, protected=True)
+
+
 def _create(path):
     """Make the file before SQLite does, for its owner only; SQLite's -wal and -shm take its mode.
 

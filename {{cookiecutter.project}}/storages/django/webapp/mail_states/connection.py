@@ -1,8 +1,9 @@
 """What a mail must rely on and Django does not promise of a connection; nothing in here needs Salmon."""
 
 import os
-import time
 import weakref
+
+from .patience import within
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
 OPENED = "_mail_states_opened"
@@ -42,24 +43,15 @@ def _identity(path):
 
 
 def _patient(connection, raw, seconds):
-    """Return a `wait` for a psycopg connection that closes it when the server does not answer, and raises.
-
-    A server that hangs, or that the network was cut off from, ends no statement, whatever its time-outs are.
-    """
+    """Return a `wait` for a psycopg connection that closes it when the server does not answer, and raises."""
     wait, error = type(raw).wait, connection.Database.OperationalError
     raw = weakref.proxy(raw)  # it will hold what is returned
 
-    def within(generator):
-        deadline = time.monotonic() + seconds
-        try:
-            wanted = next(generator)
-            while True:
-                ready = yield wanted  # psycopg resumes with nothing every 0.1 s
-                if not ready and time.monotonic() > deadline:
-                    raw.close()
-                    raise error(f"no answer of the server within {seconds} seconds")
-                wanted = generator.send(ready)
-        except StopIteration as end:
-            return end.value
+    def give_up(reason):
+        raw.close()
+        return error(reason)
 
-    return lambda generator, *arguments, **options: wait(raw, within(generator), *arguments, **options)
+    def patient(generator, *arguments, **options):
+        return wait(raw, within(seconds, generator, give_up), *arguments, **options)
+
+    return patient

@@ -41,7 +41,7 @@ esac
 
 # Called in the project's folder, which may be there already with --overwrite-if-exists. Of a folder that it copies
 # whole, cookiecutter then first deletes what is there: the states, the signing key, and handlers of the user's own.
-for folder in app logs operations run storages tests; do
+for folder in app deploy/systemd logs operations run storages tests; do
     [ ! -d $folder ] || refuse project "$project" "names a folder with $folder/ in it, which would be deleted" mail-app-2
 done
 

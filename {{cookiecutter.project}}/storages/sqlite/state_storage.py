@@ -23,7 +23,7 @@ from app.model.turns import Turns
 LOG = logging.getLogger(__name__)
 
 # How long, in seconds, a read trusts that the file is still there; to look costs as much as half a read.
-SEEN_LASTS = 50e-6
+SEEN_LASTS = 1e-3
 
 CREATE = """
     CREATE TABLE IF NOT EXISTS states (

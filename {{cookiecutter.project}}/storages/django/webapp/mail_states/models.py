@@ -10,13 +10,16 @@ class ExactField(models.CharField):
     """A text that is compared octet by octet, and sorted so.
 
     Salmon wants its keys exactly as they were, and a collation for people takes different ones for
-    the same (MySQL), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
+    the same (MySQL, MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
     """
 
-    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_bin"}
+    # Those of MySQL and MariaDB for which a space at the end counts.
+    COLLATIONS = {"postgresql": "C", "mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
 
     def db_parameters(self, connection):
-        return {**super().db_parameters(connection), "collation": self.COLLATIONS.get(connection.vendor)}
+        is_mariadb = connection.vendor == "mysql" and connection.mysql_is_mariadb
+        collation = self.COLLATIONS.get("mariadb" if is_mariadb else connection.vendor)
+        return {**super().db_parameters(connection), "collation": collation}
 
 
 class StateQuerySet(models.QuerySet):

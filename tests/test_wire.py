@@ -177,6 +177,7 @@ def test_senders_as_they_are_written(raw, command):
         (b"MAIL FROM:<" + b"a" * 250 + b"@b.example>", "553 5.1.7"),
         (b"MAIL FROM:<a@b.example> SIZE=1000001", "552 5.3.4"),
         (b"MAIL FROM:<a@b.example", "501 5.5.4"),
+        (b"MAIL FROM:<@relay.example:>", "553 5.1.7"),
         (b"MAIL FROM:<a@b.example>SIZE=1", "501 5.5.4"),
         (b"MAIL", "501 5.5.4"),
         (b"MAIL FROM:<" + b"a" * 5000 + b"@b.example>", "500 5.5.2"),

@@ -30,7 +30,7 @@ END_OF_MAIL = b"\r\n.\r\n"
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
 PATH = re.compile(
     r"(?P<command>MAIL FROM|RCPT TO):[ \t]*"
-    r"(?:<(?:@[^:<>]*:)?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
+    r"(?:<(?:@[^:<>]*:(?!>))?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
     r"(?P<parameters>(?:[ \t][^\r\n]*)?)",
     re.IGNORECASE,
 )

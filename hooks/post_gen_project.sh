@@ -4,11 +4,11 @@ set -e
 storage=storages/{{ cookiecutter.state_storage }}
 mv -f $storage/test_*.py tests/model/
 # What two storages share stands with Django's, which are copied into a site as they are.
-shared=storages/django/webapp/mail_states
+shared=
 case $storage in
-*/sqlite) mv -f $storage/*.py $shared/turns.py app/model/ ;;
-*/shelve) mv -f $storage/*.py app/model/ ;;
-*/postgresql) mv -f $storage/*.py $shared/patience.py app/model/ ;;
-*/django) mv -f $storage/*.py app/model/ && mv -f $storage/webapp . ;;
+*/sqlite) shared=storages/django/webapp/mail_states/turns.py ;;
+*/postgresql) shared=storages/django/webapp/mail_states/patience.py ;;
+*/django) mv -f $storage/webapp . ;;
 esac
+mv -f $storage/*.py $shared app/model/
 rm -rf storages

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.both_workers import assert_each_step_is_taken_once
 from tests.browser import Browser, needs_browser
 from tests.postgresql import Server
 from tests.waiting import wait_until
@@ -43,25 +43,7 @@ def test_other_applications_have_nothing_of_it(bake):
 def test_two_workers_take_each_step_once(application, sink, tmp_path, database):
     """A confirmation goes to both workers at the same time: one welcomes, the other one knows of it."""
     first = application(state_storage="django", STATE_DATABASE=database, SECRET_KEY=SECRET_KEY)
-    workers = [first.copy(tmp_path / f"worker-{number}") for number in range(2)]
-    senders = [f"{number}@people.example" for number in range(12)]
-
-    def send_until_taken(worker, sender, recipient):
-        wait_until(lambda: worker.send(sender, recipient)[0] == 250, 60)
-
-    with workers[0].start() as one, workers[1].start() as other, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda sender: send_until_taken(one, sender, "news-subscribe"), senders))
-        addresses = {reply.recipients[0]: reply["Reply-To"] for reply in sink.take(len(senders))}
-        both = [(worker, sender, addresses[sender]) for sender in senders for worker in (one, other)]
-        list(pool.map(lambda mail: send_until_taken(*mail), both))
-        answers = Counter((reply.recipients[0], reply["Subject"]) for reply in sink.take(2 * len(senders)))
-        kept = one.python(
-            "import config.boot; from salmon.routing import Router; print(*Router.STATE_STORE, sep='\\n')"
-        )
-
-    assert set(answers.values()) == {1}, answers
-    assert {subject for _, subject in answers} == {"Welcome to news", "You are subscribed to news already"}
-    assert sorted(kept.stdout.splitlines()) == sorted(str((KEY, sender, "SUBSCRIBED")) for sender in senders)
+    assert_each_step_is_taken_once(first, sink, tmp_path)
 
 
 def test_workers_that_start_at_once_make_the_table_once(application, tmp_path, database):

@@ -19,7 +19,6 @@ from tests.waiting import wait_until
 
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
-KEY = "app.handlers.subscription:news"
 INNER = Path(__file__).parent / "django_postgresql.py"
 SECRET_KEY = "only for tests, but longer than 32 characters"
 

@@ -7,22 +7,12 @@ import pytest
 import sqlalchemy
 
 from app.model.state_storage import SQLAlchemyStorage
-from tests.model.storage_contract import ALICE, KEY, refused
-from tests.model.test_state_storage import SQLAlchemyContract
+from tests.model.test_state_storage import ServerContract
 
 URL = sqlalchemy.make_url(os.environ["TEST_DATABASE"])
 
 
-def end_connections():
-    """Let the server end all connections but our own, as in a restart."""
-    server = {"host": URL.host, "port": URL.port, "user": URL.username, "password": URL.password}
-    with pymysql.connect(**server) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> connection_id()")
-        for (number,) in cursor.fetchall():
-            cursor.execute(f"KILL HARD CONNECTION {number}")
-
-
-class TestOnMariaDB(SQLAlchemyContract):
+class TestOnMariaDB(ServerContract):
     @pytest.fixture
     def url(self):
         storage = SQLAlchemyStorage(URL)
@@ -30,21 +20,13 @@ class TestOnMariaDB(SQLAlchemyContract):
         storage.close()
         return URL
 
-    def test_a_server_that_was_restarted_is_not_noticed(self, storage):
-        for call in (
-            lambda: storage.get(KEY, ALICE),
-            lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
-            lambda: storage.set_all([(KEY, ALICE, "SUBSCRIBED")]),
-            lambda: storage.conversation(ALICE).__enter__(),
-        ):
-            end_connections()
-            call()
+    @pytest.fixture
+    def end_connections(self):
+        def end_connections():
+            server = {"host": URL.host, "port": URL.port, "user": URL.username, "password": URL.password}
+            with pymysql.connect(**server) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> connection_id()")
+                for (number,) in cursor.fetchall():
+                    cursor.execute(f"KILL HARD CONNECTION {number}")
 
-    def test_a_connection_that_breaks_in_a_conversation_changes_nothing(self, storage):
-        with refused(451), storage.conversation(ALICE):
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-            end_connections()
-        assert storage.get(KEY, ALICE) == "START"
-        with storage.conversation(ALICE):
-            storage.set(KEY, ALICE, "CONFIRMING")
-        assert storage.get(KEY, ALICE) == "CONFIRMING"
+        return end_connections

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
-INNER = Path(__file__).parent / "django_postgresql.py"
+INNER = Path(__file__).with_name("django_on_a_server.py")
 SECRET_KEY = "only for tests, but longer than 32 characters"
 
 
@@ -55,11 +55,11 @@ def test_workers_that_start_at_once_make_the_table_once(application, tmp_path, d
 
 
 def test_it_keeps_the_contract_in_postgresql(application, postgresql):
-    """The application's own tests of the storage again, and some that need a server; see `django_postgresql.py`."""
+    """The application's own tests of the storage again, and some that need a server; see `django_on_a_server.py`."""
     app = application(state_storage="django", TEST_DATABASE=postgresql.new_database())
-    shutil.copy(INNER, app.folder / "tests" / "model" / "test_on_postgresql.py")
+    shutil.copy(INNER, app.folder / "tests" / "model" / "test_on_a_server.py")
 
-    tested = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_on_postgresql.py")
+    tested = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_on_a_server.py")
 
     assert tested.returncode == 0, tested.stdout
     assert " passed" in tested.stdout

@@ -10,7 +10,7 @@ from tests.both_workers import assert_each_step_is_taken_once
 
 pytestmark = pytest.mark.skipif(not mariadb.IS_THERE, reason=mariadb.REASON)
 
-INNER = {"postgresql": "sqlalchemy_mariadb.py", "django": "django_mariadb.py"}
+INNER = {"postgresql": "sqlalchemy_mariadb.py", "django": "django_on_a_server.py"}
 SCHEMES = {"postgresql": "mariadb", "django": "mysql"}
 # Where the driver is another one, its user has it under the name that Django asks for.
 DRIVER = "import pymysql\npymysql.install_as_MySQLdb()\n"

@@ -91,8 +91,31 @@ class TestOnSQLite(SQLAlchemyContract):
         return f"sqlite:///{tmp_path}/states.sqlite3"
 
 
+class ServerContract(SQLAlchemyContract):
+    """What holds of a server beyond that. `end_connections` ends those of the storage, as a restart does."""
+
+    def test_a_server_that_was_restarted_is_not_noticed(self, storage, end_connections):
+        for call in (
+            lambda: storage.get(KEY, ALICE),
+            lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
+            lambda: storage.set_all([(KEY, ALICE, "SUBSCRIBED")]),
+            lambda: storage.conversation(ALICE).__enter__(),
+        ):
+            end_connections()
+            call()
+
+    def test_a_connection_that_breaks_in_a_conversation_changes_nothing(self, storage, end_connections):
+        with refused(451), storage.conversation(ALICE):
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            end_connections()
+        assert storage.get(KEY, ALICE) == "START"
+        with storage.conversation(ALICE):
+            storage.set(KEY, ALICE, "CONFIRMING")
+        assert storage.get(KEY, ALICE) == "CONFIRMING"
+
+
 @pytest.mark.skipif(not SERVER, reason="TEST_DATABASE is not set to the URL of a PostgreSQL database")
-class TestOnPostgreSQL(SQLAlchemyContract):
+class TestOnPostgreSQL(ServerContract):
     @pytest.fixture
     def url(self):
         schema = f"test_{secrets.token_hex(8)}"
@@ -104,21 +127,14 @@ class TestOnPostgreSQL(SQLAlchemyContract):
             connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
         engine.dispose()
 
-    def test_a_server_that_was_restarted_is_not_noticed(self, storage, url):
-        for call in (
-            lambda: storage.get(KEY, ALICE),
-            lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
-            lambda: storage.set_all([(KEY, ALICE, "SUBSCRIBED")]),
-            lambda: storage.conversation(ALICE).__enter__(),
-        ):
-            end_connections(url.query["application_name"])
-            call()
+    @pytest.fixture
+    def end_connections(self, url):
+        def end_connections():
+            with psycopg.connect(SERVER, autocommit=True) as connection:
+                mine = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
+                assert connection.execute(mine, [url.query["application_name"]]).fetchall()
 
-
-def end_connections(application_name):
-    with psycopg.connect(SERVER, autocommit=True) as connection:
-        mine = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
-        assert connection.execute(mine, [application_name]).fetchall()
+        return end_connections
 
 
 def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Runs in a baked application, against the PostgreSQL that TEST_DATABASE names; see `tests/test_django.py`."""
+"""Runs in a baked application, against the server that TEST_DATABASE names; see `test_django.py`, `test_mariadb.py`."""
 
 import os
 import threading
@@ -10,6 +10,10 @@ from salmon.routing import Router
 from config import settings
 
 settings.state_database = os.environ["TEST_DATABASE"]  # before Django reads it
+if settings.state_database.startswith("mysql"):
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
 
 from django.db import DatabaseError, connection  # noqa: E402
 
@@ -30,6 +34,9 @@ from tests.model.storage_contract import (  # noqa: E402
 )
 from webapp.mail_states.models import State  # noqa: E402
 
+on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL")
+on_mariadb = pytest.mark.skipif(connection.vendor == "postgresql", reason="of MariaDB")
+
 
 @pytest.fixture
 def storage():
@@ -46,7 +53,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnPostgreSQL(KeptStorageContract, TurnsContract, MailStatesContract):
+class TestOnAServer(KeptStorageContract, TurnsContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage()
@@ -60,8 +67,10 @@ def end_connection(number):
     """Let the server end a connection of ours, as in a restart."""
 
     def end():
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [number])
+        if connection.vendor == "postgresql":
+            connection.cursor().execute("SELECT pg_terminate_backend(%s, 10000)", [number])
+        else:
+            connection.cursor().execute(f"KILL HARD CONNECTION {number}")
         connection.close()
 
     elsewhere(end)
@@ -69,7 +78,7 @@ def end_connection(number):
 
 def connection_number():
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
+        cursor.execute(f"SELECT {'pg_backend_pid' if connection.vendor == 'postgresql' else 'connection_id'}()")
         return cursor.fetchone()[0]
 
 
@@ -88,6 +97,7 @@ def test_what_handlers_write_is_undone_with_a_mail_that_fails(states, monkeypatc
     assert_in_state(CONFIRMING, ALICE)
 
 
+@on_postgresql
 @pytest.mark.parametrize("wrong", ["model", "SQL"])
 def test_an_error_that_a_handler_hides_is_no_success(storage, wrong):
     def write():
@@ -104,6 +114,19 @@ def test_an_error_that_a_handler_hides_is_no_success(storage, wrong):
     assert list(storage) == []
 
 
+@on_mariadb
+def test_an_error_that_a_handler_hides_does_no_harm(storage):
+    """MariaDB undoes the statement that failed, and goes on."""
+    with suppress(DatabaseError), storage.conversation(ALICE):
+        storage.set(KEY, ALICE, "CONFIRMING")
+        with suppress(DatabaseError):
+            connection.cursor().execute("no SQL")
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+@on_postgresql
 def test_the_mail_that_waited_sees_what_the_one_before_has_left(storage):
     """Also where the server has another isolation by default."""
     connection.cursor().execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
@@ -147,6 +170,7 @@ def test_a_connection_that_breaks_in_a_conversation_changes_nothing(storage, mom
     assert storage.get(KEY, ALICE) == "CONFIRMING"
 
 
+@on_postgresql
 def test_a_lock_of_somebody_else_is_not_waited_for_without_end(storage):
     def lock_the_table():
         with storage.conversation(BOB), connection.cursor() as cursor:

@@ -1,7 +1,9 @@
 """What a get and a set take, by how many senders there are, and how threads and processes share a storage.
 
-Every contestant runs in processes of its own and is asked in turn with the others. What it answers
-is compared with what it was told: every get, and at the end what the threads and processes set.
+Contestants run in processes of their own and are asked in turn, many times for a short while. A storage of
+ours and its floor share a process and are asked one right after the other: between processes, and between
+one second and the next, this differs more than they do. What a storage answers is compared with what it was
+told: every get, and at the end what the threads and processes set.
 """
 
 import statistics
@@ -16,11 +18,12 @@ from tests.postgresql import Server
 
 KINDS = ["get", "set, old sender", "set, new sender"]
 FLOORS = {"ours: sqlite": "bare sqlite3", "ours: postgresql": "bare psycopg", "ours: django": "bare sqlite3"}
+TOGETHER = ["ours: sqlite", "ours: postgresql"]  # in the process of their floor, which bears one of ours
 
 
 def run(folder, quick, say):
     """Measure below `folder`; `say` gets each table as text. Returns the figures of the charts."""
-    sizes, rounds, seconds = ([1000], 1, 0.02) if quick else ([10**3, 10**4, 10**5, 10**6], 7, 0.2)
+    sizes, rounds, seconds = ([1000], 1, 0.02) if quick else ([10**3, 10**4, 10**5, 10**6], 25, 0.05)
     charts = {}
     with ExitStack() as stack:
         folders = {choice: baking.bake(folder, project=f"{choice}-app", state_storage=choice) for choice in _ours()}
@@ -33,8 +36,8 @@ def run(folder, quick, say):
             charts[f"A get at {title}"] = {"figures": chart, "unit": "µs", "logarithmic": True}
             chart = {name: statistics.median(kinds["set, old sender"]) for name, kinds in figures.items()}
             charts[f"A set at {title}"] = {"figures": chart, "unit": "µs", "logarithmic": True}
-        crowds = [(1, 1), (2, 1)] if quick else [(1, 1), (1, 8), (2, 1), (4, 1)]
-        say(_crowds(folders, places, crowds, rounds, seconds * 2))
+        crowds, rounds, seconds = ([(1, 1), (2, 1)], 1, 0.04) if quick else ([(1, 1), (1, 8), (2, 1), (4, 1)], 7, 0.4)
+        say(_crowds(folders, places, crowds, rounds, seconds))
     return charts
 
 
@@ -59,21 +62,26 @@ def _ours():
 def _times(folders, places, senders, rounds, seconds):
     """Return µs a call by contestant and kind, a list of rounds each."""
     with ExitStack() as stack:
-        processes = {}
+        groups = {}
         for name, store in stores(folders).items():
             if senders <= store.most_senders:
-                processes[name] = Process(folders, name, places.new(store), stack)
-                processes[name].call("fill", senders)
+                group = FLOORS[name] if name in TOGETHER else name
+                groups.setdefault(group, {})[name] = places.new(store)
+        processes = {}
+        for group in groups.values():
+            processes |= dict.fromkeys(group, Process(folders, group, stack))
+        for name, process in processes.items():
+            process.call(name, "fill", senders)
         figures = {name: {} for name in processes}
         for kind in KINDS:
-            calls = {name: _measuring(process, kind, seconds) for name, process in processes.items()}
+            calls = {name: _measuring(process, name, kind, seconds) for name, process in processes.items()}
             for name, times in in_turn(calls, rounds).items():
                 figures[name][kind] = times
     return figures
 
 
-def _measuring(process, kind, seconds):
-    return lambda: process.call("measure", kind, seconds)
+def _measuring(process, name, kind, seconds):
+    return lambda: process.call(name, "measure", kind, seconds)
 
 
 def _shown(title, figures):
@@ -100,13 +108,13 @@ def _crowds(folders, places, crowds, rounds, seconds):
         for name, store in stores(folders).items():
             place = places.new(store)
             count = max(processes for processes, _ in crowds) if store.shared else 1
-            workers = [Process(folders, name, place, stack) for _ in range(count)]
-            workers[0].call("fill", 1000)
+            workers = [Process(folders, {name: place}, stack) for _ in range(count)]
+            workers[0].call(name, "fill", 1000)
             contestants[name] = workers
         figures = {}
         for processes, threads in crowds:
             calls = {
-                name: _crowding(workers[:processes], threads, seconds)
+                name: _crowding(workers[:processes], name, threads, seconds)
                 for name, workers in contestants.items()
                 if processes <= len(workers)
             }
@@ -124,10 +132,10 @@ def _crowds(folders, places, crowds, rounds, seconds):
     return table(title, ["", *heads], rows)
 
 
-def _crowding(workers, threads, seconds):
+def _crowding(workers, name, threads, seconds):
     def crowd():
         for number, worker in enumerate(workers):
-            worker.begin("crowd", f"crowd{number}", threads, seconds)
+            worker.begin(name, "crowd", f"crowd{number}", threads, seconds)
         counts = [count for worker in workers for count in worker.end()]
         return sum(counts) / seconds, min(counts) * len(counts) / max(1, sum(counts))
 

@@ -1,4 +1,4 @@
-"""A storage that is open in a process of its own, and the calls that are measured there."""
+"""Storages that are open in a process of their own, and the calls that are measured there."""
 
 import multiprocessing
 import random
@@ -13,21 +13,21 @@ CONVERSATION = 4  # calls: of a mail that reads three times and changes the stat
 
 
 class Process:
-    """A process that has a storage open. Methods of `_Worker` are called there."""
+    """A process that has the storages of `places` open, by name. Methods of `_Worker` are called there."""
 
-    def __init__(self, folders, name, place, stack):
+    def __init__(self, folders, places, stack):
         here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._connection = here
-        process = context.Process(target=_work, args=(folders, name, place, there), daemon=True)
+        process = context.Process(target=_work, args=(folders, places, there), daemon=True)
         process.start()
         there.close()
         stack.callback(process.join)
         stack.callback(here.close)
         self.end()  # one after the other: what is below a storage may not bear to be made by two at once
 
-    def begin(self, method, *arguments):
-        self._connection.send((method, arguments))
+    def begin(self, name, method, *arguments):
+        self._connection.send((name, method, arguments))
 
     def end(self):
         answer = self._connection.recv()
@@ -35,21 +35,21 @@ class Process:
             raise answer
         return answer
 
-    def call(self, method, *arguments):
-        self.begin(method, *arguments)
+    def call(self, name, method, *arguments):
+        self.begin(name, method, *arguments)
         return self.end()
 
 
-def _work(folders, name, place, connection):
-    worker = _Worker(stores(folders)[name].open(place))
-    connection.send("it is open")
+def _work(folders, places, connection):
+    workers = {name: _Worker(stores(folders)[name].open(place)) for name, place in places.items()}
+    connection.send("they are open")
     while True:
         try:
-            method, arguments = connection.recv()
+            name, method, arguments = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(getattr(worker, method)(*arguments))
+            connection.send(getattr(workers[name], method)(*arguments))
         except Exception as error:
             connection.send(RuntimeError(f"{name}: {error!r}"))
 
@@ -71,7 +71,7 @@ class _Worker:
 
     def measure(self, kind, seconds):
         """Return µs a call, from as many calls as take about so many seconds."""
-        count = max(3, min(20_000, int(seconds / self.takes.get(kind, seconds))))
+        count = max(1, min(20_000, int(seconds / self.takes.get(kind, seconds))))
         numbers = [random.randrange(len(self.states)) for _ in range(count)]
         took = {"get": self._get, "set, old sender": self._set_old, "set, new sender": self._set_new}[kind](numbers)
         self.takes[kind] = took / count
@@ -87,9 +87,11 @@ class _Worker:
         return took
 
     def _set_old(self, numbers):
-        for number in numbers:
+        rows = []
+        for number in numbers:  # each another one than before: SQLite does not write what stands there already
             self.states[number] = STATES[self.states[number] == STATES[0]]
-        return self._set([(_sender(number), self.states[number]) for number in numbers])
+            rows.append((_sender(number), self.states[number]))
+        return self._set(rows)
 
     def _set_new(self, numbers):
         rows = [(f"new{self.new + place}@people.example", STATES[0]) for place in range(len(numbers))]

@@ -23,7 +23,7 @@ EMPTY = "cookiecutter, an empty template"
 
 def run(folder, quick, say):
     """Measure below `folder`; `say` gets each table as text. Returns the figures of the charts."""
-    rounds = 1 if quick else 11
+    rounds = 1 if quick else 21
     empty = folder / "empty"
     (empty / "{{cookiecutter.project}}").mkdir(parents=True)
     (empty / "{{cookiecutter.project}}" / "README").write_text("{{ cookiecutter.project }}\n")

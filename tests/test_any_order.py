@@ -5,7 +5,7 @@ import pytest
 FAULTS = {
     "a function that is no state": (
         "        answer(message, 'received.msg', list_name)\n        return ask_to_confirm\n",
-        "the sender is in ask_to_confirm, which has no route",
+        "a mail was not handled, without any trouble",
     ),
     "an exception": ("        raise KeyError(request)\n", "a mail was not handled, without any trouble"),
     "a change outside of the conversation": (

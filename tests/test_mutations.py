@@ -22,7 +22,11 @@ from tests.application import Application
         ("mail", "app/model/mail_states.py", "mail.set[key, sender] = state", "self.storage.set(key, sender, state)"),
         ("mail", "config/routes.py", "host=re.escape(settings.mail_domain)", "host=settings.mail_domain"),
         ("model", "app/model/state_storage.py", "if value is None", "if not value"),
-        ("mail", "app/mail/manners.py", '("bulk", "list", "junk")', '("bulk", "list")'),
+        ("mail", "app/mail/manners.py", '("bulk", "list", "junk", "auto', '("bulk", "list", "auto'),
+        ("mail", "app/mail/manners.py", '== "multipart/report"', "is None"),
+        ("mail", "app/mail/delivery.py", "attached_states().changes()", "()"),
+        ("mail", "app/mail/reply.py", "replies += 1", "replies += 0"),
+        ("mail", "app/mail/relay.py", '("To", "Cc", "Bcc")', '("To", "Cc")'),
         ("model", "app/model/state_storage.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
         ("model", "app/model/tokens.py", "and now < expiry", "or now < expiry"),
         (

@@ -37,6 +37,7 @@ def receive_data(sender, recipient, data):
 
 def assert_in_state(state, sender, list_name="news"):
     """Fail unless `sender` is in `state`, a handler; `list_name` counts where each list has states of its own."""
+    sender = sender.lower()  # as they stand in the states
     key = state_key(state.__module__, list_name, sender)
     actual = Router.STATE_STORE.get(key, sender)
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
@@ -44,4 +45,5 @@ def assert_in_state(state, sender, list_name="news"):
 
 def put_in_state(state, sender, list_name="news"):
     """Put `sender` where the next mail shall find them."""
+    sender = sender.lower()
     Router.STATE_STORE.set(state_key(state.__module__, list_name, sender), sender, state.__name__)

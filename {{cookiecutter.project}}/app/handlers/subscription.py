@@ -19,6 +19,7 @@ from app.mail.reply import reply
 from app.model import tokens
 from config import settings
 
+# What may follow the name of a list in our addresses. The state key is read by it: a new address stands here too.
 REQUESTS = "|-subscribe|-unsubscribe|-confirm-[a-z0-9]+"
 ADDRESS = re.compile(f"({'|'.join(map(re.escape, settings.lists))})(?:{REQUESTS})@")
 

@@ -12,6 +12,7 @@ from salmon.server import SMTPError
 from app.mail.manners import is_from_machine, reply_limit
 from app.mail.request import read
 from app.model.mail_states import MailStates
+from app.model.renamed_states import has_handler
 from config import settings
 
 LOG = logging.getLogger(__name__)
@@ -50,9 +51,9 @@ def deliver(peer, sender, recipient, data):
     stateless = machine or reply_limit.is_reached(message.From)
     with attached_states().conversation(message.From, stateless):
         with settings.relay.held() as sent:
-            if not stateless and _is_in_unknown_state(message, handlers):
-                raise SMTPError(451, "4.3.0 No handler fits the state of the sender")
-            Router.deliver(message)
+            if not stateless:
+                _refuse_where_no_handler_is(message, handlers)
+            _handle(message)
         replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
         reply_limit.count(message.From, len(replies))
     LOG.info(
@@ -73,10 +74,35 @@ def message_id(data):
     return found[1].decode("ascii") if found else "unknown"
 
 
-def _is_in_unknown_state(message, handlers):
-    """Tell whether the sender is in a state of which none of the `handlers` for this address knows."""
+def _refuse_where_no_handler_is(message, handlers):
+    """Raise `salmon.server.SMTPError` when the sender is in a state in which none of the `handlers` takes mail.
+
+    451 where the state has no handler at all, so that one that comes back with the next release
+    finds the mail; 550 where other addresses have it, and no stateless handler is here.
+    """
     stateful = [handler for handler in handlers if not salmon_setting(handler, "stateless")]
-    return stateful and not any(Router.in_state(handler, message) for handler in stateful)
+    if not stateful or any(Router.in_state(handler, message) for handler in stateful):
+        return
+    for module in {handler.__module__: None for handler in stateful}:
+        state = Router.get_state(module, message)
+        reason = LookupError(f"nothing in {module} takes mail for {message.To} of a sender in {state}")
+        if not has_handler(Router.state_key(module, message), state):
+            raise SMTPError(451, "4.3.0 No handler fits the state of the sender") from reason
+    if len(stateful) == len(handlers):
+        raise SMTPError(550, "5.7.1 There is nothing for you at this address now") from reason
+
+
+def _handle(message):
+    """Let the Router call the handlers; raise `TypeError` for the next state of one that no handler has."""
+    try:
+        Router.deliver(message)
+    except AttributeError as error:
+        if error.name not in ("__module__", "__name__"):  # by which the Router knows a state
+            raise
+        raise TypeError(f"a handler for {message.To} returned {error.obj!r}, which is no handler") from None
+    for key, _, state in attached_states().changes():
+        if not has_handler(key, state):
+            raise TypeError(f"a handler for {message.To} returned {state}, which has no route in {key}")
 
 
 def attached_states():

@@ -7,6 +7,7 @@ from collections import deque
 from config import settings
 
 HOUR = 3600
+MARKS = ("list-", "x-autoreply", "x-autorespond")
 COMMENT = re.compile(r"\([^()]*\)")
 
 
@@ -22,13 +23,15 @@ def is_from_machine(message):
     """Tell whether a mail came from a program: answers to it help nobody, and can go on for ever.
 
     That is a null sender, `Auto-Submitted` other than `no` (RFC 3834, sections 2 and 5),
-    any `List-` header (RFC 2369, RFC 2919), or `Precedence: bulk`, `list` or `junk`.
+    any `List-` header (RFC 2369, RFC 2919), `Precedence: bulk`, `list` or `junk`, a report (RFC 6522),
+    or what responders used before there were rules.
     """
     return (
         (message.From or "").partition("@")[0] in ("", "mailer-daemon")
         or any(word != "no" for word in _words(message, "Auto-Submitted"))
-        or any(word in ("bulk", "list", "junk") for word in _words(message, "Precedence"))
-        or any(name.lower().startswith("list-") for name in message.base.mime_part.keys())
+        or any(word in ("bulk", "list", "junk", "auto_reply") for word in _words(message, "Precedence"))
+        or any(name.lower().startswith(MARKS) for name in message.base.mime_part.keys())
+        or message.base.mime_part.get_content_type() == "multipart/report"
     )
 
 

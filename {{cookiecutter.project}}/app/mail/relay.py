@@ -9,7 +9,9 @@ import smtplib
 import ssl
 import threading
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import getaddresses
 
 from salmon import server
@@ -61,10 +63,11 @@ class Relay(server.Relay):
     def deliver(self, message, To=None, From=None):
         """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
 
+        Without `To` an `email.message.Message` goes to its To, Cc and Bcc, and nobody reads of Bcc.
         `From` is the envelope sender, `<>` for the null sender. Raises
         `salmon.server.SMTPError`, 451 when sending again may help and 550 when not.
         """
-        recipients = To or getattr(message, "To", None) or message["To"]
+        recipients = To or getattr(message, "To", None) or _recipients(message)
         sender = From or getattr(message, "From", None) or message["From"]
         envelope = Envelope(_addresses(sender)[0], _addresses(recipients), _octets(message))
         _commands(envelope)  # raises now, and not when others of this mail have left
@@ -205,8 +208,18 @@ def _addresses(value):
     return addresses
 
 
+def _recipients(message):
+    """Return what stands in the headers that name recipients."""
+    if isinstance(message, Message):
+        return [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
+    return message["To"]
+
+
 def _octets(message):
     """Return the message with CRLF line ends; one that came in (`MailRequest`) exactly as it came."""
+    if isinstance(message, Message):
+        message = copy(message)
+        del message["Bcc"]  # the copies are blind
     if isinstance(message, bytes):
         data = message
     elif hasattr(message, "Data"):

@@ -12,6 +12,7 @@ from app.mail.plain_text import one_line, plain_text
 from config import settings
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
+EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 REFERENCES = 20
 REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one line
 LONGEST_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
@@ -22,13 +23,16 @@ def reply(message, template, From, Reply_To=None, **variables):
 
     `template` names a file in `app/templates`: its first line is the subject, its text begins
     after the first empty line. `From` and `Reply_To` are addresses, the rest are variables of
-    the template. The answer goes to the envelope sender, with the null sender as its own, and
+    the template. Raises `ValueError` for a template or an address that is none. The answer goes to the envelope sender, with the null sender as its own, and
     leaves when the mail has been handled. Machines are not answered (RFC 3834, section 2), nor is
     anybody more often than `settings.replies_per_hour`.
     """
     if is_from_machine(message) or reply_limit.is_reached(message.From):
         return
-    subject, _, text = view.render(variables, template).partition("\n\n")
+    subject, empty_line, text = EMPTY_LINE.sub("\n\n", view.render(variables, template), count=1).partition("\n\n")
+    if not empty_line:
+        raise ValueError(f"{template} has no empty line between its subject and its text")
+    message.replies += 1
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
     headers = {
         "From": _mailbox(From),
@@ -68,6 +72,8 @@ def _mailbox(text):
     if text.isascii() and "<" not in text:
         return text
     name, address = parseaddr(text)
+    if "@" not in address:
+        raise ValueError(f"no address in {text!r}; a name with other characters than letters needs quotes")
     if name.isascii():
         return formataddr((name, address))
     mailbox = Header(name, "utf-8", header_name="Reply-To")
@@ -76,8 +82,8 @@ def _mailbox(text):
 
 
 def _own_id(message, template):
-    """Return the Message-ID of the answer: the same again when the same mail is answered again."""
+    """Return the Message-ID of an answer: the same again when the same mail is answered again."""
     answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data
-    text = repr((answered, message.From, message.To, template))
+    text = repr((answered, message.From, message.To, template, message.replies))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"<{digest[:40]}@{settings.mail_domain}>"

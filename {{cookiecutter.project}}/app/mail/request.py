@@ -8,6 +8,7 @@ from salmon import encoding
 from salmon.mail import MailRequest
 from salmon.server import SMTPError
 
+from app.mail.plain_text import one_line
 from config import settings
 
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
@@ -39,6 +40,21 @@ class Request(MailRequest):
                 self.base[header] = address
         self.bounce = None
         self.unhandled = False
+        self.replies = 0
+
+    def __getitem__(self, name):
+        """Return a header as one line of text, None when there is none; as it came when it cannot be decoded."""
+        try:
+            value = super().__getitem__(name)
+        except Exception:  # `email` and chardet raise whatever they like
+            value = str(self.base.mime_part[name])
+        return value if value is None else one_line(value)
+
+    def body(self):
+        """Return the text that a person wrote: the first part of `text/plain`, else of any text, else an empty one."""
+        texts = [part for part in self.base.mime_part.walk() if part.get_content_maintype() == "text"]
+        texts.sort(key=lambda part: part.get_content_subtype() != "plain")
+        return _decoded(texts[0]) if texts else ""
 
 
 def read(peer, sender, recipient, data):
@@ -55,6 +71,14 @@ def read(peer, sender, recipient, data):
         raise
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
+
+
+def _decoded(part):
+    octets = part.get_payload(decode=True) or b""
+    try:
+        return octets.decode(part.get_content_charset("utf-8"))
+    except (LookupError, ValueError, TypeError):  # a charset that is unknown, untrue, or broken itself
+        return octets.decode("utf-8", "replace")
 
 
 def _without_obsolete_colons(data):

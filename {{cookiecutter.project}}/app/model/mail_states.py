@@ -61,6 +61,10 @@ class MailStates(StateStorage):
         else:
             mail.set[key, sender] = state
 
+    def changes(self):
+        """Return the `(key, sender, state)` rows that this conversation changes as it ends now."""
+        return self._mail().changes()
+
     def set_all(self, rows):
         """Remember many `(key, sender, state)` rows: all of them or none, where the storage can do that."""
         if hasattr(self.storage, "set_all"):

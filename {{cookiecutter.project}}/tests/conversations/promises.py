@@ -11,7 +11,6 @@ from salmon.server import SMTPError
 
 from app.mail.manners import reply_limit
 from app.model.mail_states import MailStates
-from app.model.renamed_states import has_handler
 from config import settings
 from operations.exchange import exchange, make_mail, with_domain
 from operations.transcript import Recorder, text_of
@@ -109,8 +108,6 @@ class Conversation:
         if not came.refusal:
             rows.update({cell: state for cell, (_, state) in states.noted.items()})
             rows = {cell: state for cell, state in rows.items() if state != ROUTE_FIRST_STATE}
-            for key, state in states.noted.values():
-                self._promise(has_handler(key, state), f"the sender is in {state}, which has no route")
         self._promise(self.storage.states == rows, "the stored states are not those that the handlers returned")
         return came
 

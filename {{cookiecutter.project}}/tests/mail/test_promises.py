@@ -1,14 +1,17 @@
 """What the application promises, whatever its handlers do."""
 
+from copy import copy
+
 import pytest
-from salmon.routing import Router
+from salmon.routing import Router, route
 from salmon.server import SMTPError
 
 from app.handlers import subscription
 from app.handlers.subscription import CONFIRMING, START, SUBSCRIBED
 from app.mail import delivery
+from app.model.renamed_states import states_by_module
 from config import settings
-from tests.conversation import assert_in_state, put_in_state, receive
+from tests.conversation import assert_in_state, put_in_state, receive, receive_data
 
 ALICE = "alice@people.example"
 
@@ -75,6 +78,39 @@ def test_a_state_without_a_handler_is_not_answered_250():
     assert refused.value.code == 451
 
 
+@pytest.fixture
+def more_routes(monkeypatch):
+    """What is routed in a test is not there in the next one."""
+    for name in ("REGISTERED", "ORDER"):
+        monkeypatch.setattr(Router, name, copy(getattr(Router, name)))
+    states_by_module.cache_clear()
+    yield
+    states_by_module.cache_clear()
+
+
+def test_a_state_that_other_addresses_have_is_told_at_once(more_routes):
+    @route("tickets@(host)")
+    def OPEN(message, host=None):
+        return OPEN
+
+    OPEN.__module__ = "app.handlers.subscription"
+    put_in_state(OPEN, ALICE)
+
+    with pytest.raises(SMTPError) as refused:
+        receive(ALICE, "news")
+    assert refused.value.code == 550
+    assert "in OPEN" in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize("returned", [subscription.answer, dict, "SUBSCRIBED", True], ids=str)
+def test_what_is_no_state_is_not_answered_250(monkeypatch, returned):
+    monkeypatch.setattr(subscription, "ask_to_confirm", lambda *arguments: returned)
+
+    with pytest.raises(TypeError, match="a handler for news-subscribe@.* returned"):
+        receive(ALICE, "news-subscribe")
+    assert_in_state(START, ALICE)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -85,11 +121,20 @@ def test_a_state_without_a_handler_is_not_answered_250():
         {"Precedence": "Bulk"},
         {"Precedence": "list"},
         {"Precedence": "junk"},
+        {"Precedence": "auto_reply"},
+        {"X_Autoreply": "yes"},
+        {"X_AutoRespond": "I am away"},
     ],
 )
 def test_machines_are_not_answered_and_change_nothing(headers):
     assert receive(ALICE, "news-subscribe", **headers) == []
     assert_in_state(START, ALICE)
+
+
+def test_nor_are_reports_who_ever_sends_them():
+    report = b"Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\n\nNo.\n--b--\n"
+    assert receive_data("mta@people.example", "news-subscribe", report) == []
+    assert_in_state(START, "mta@people.example")
 
 
 def test_nor_is_the_null_sender():

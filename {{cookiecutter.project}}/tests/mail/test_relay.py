@@ -3,6 +3,7 @@
 import socket
 import threading
 from contextlib import suppress
+from email.message import EmailMessage
 
 import pytest
 from salmon.server import SMTPError
@@ -89,6 +90,17 @@ def test_a_refusal_is_passed_on_and_nothing_was_sent(server, relay, command, ans
     relay.send_now(MAIL)
     assert refused.value.code == code
     assert server.mails == [MAIL.data]
+
+
+def test_a_mail_goes_to_all_its_recipients_and_the_blind_copies_are_blind(server, relay):
+    mail = EmailMessage()
+    mail["To"], mail["Cc"], mail["Bcc"] = "a@x.example, b@x.example", "c@x.example", "d@x.example"
+    with relay.held() as held:
+        relay.deliver(mail, From="<>")
+
+    assert held[0].recipients == tuple(f"{name}@x.example" for name in "abcd")
+    assert b"d@x.example" not in server.mails[0]
+    assert mail["Bcc"] == "d@x.example"
 
 
 def test_a_connection_that_the_relay_has_ended_is_made_anew(server, relay):

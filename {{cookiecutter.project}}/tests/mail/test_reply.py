@@ -2,6 +2,11 @@
 
 import re
 
+import pytest
+from salmon import view
+
+from app.mail.reply import reply
+from app.mail.request import read
 from config import settings
 from tests.conversation import receive, receive_data
 
@@ -46,3 +51,40 @@ def test_an_id_that_is_none_does_not_make_two_mails_one():
     (second,) = receive_data(ALICE, "news", b"Message-ID: <>\nSubject: two\n\nHello.\n")
 
     assert first["Message-ID"] != second["Message-ID"]
+
+
+@pytest.fixture
+def mail():
+    return read(("127.0.0.1", 0), ALICE, f"news@{settings.mail_domain}", b"Message-ID: <1@a.example>\n\nHello.\n")
+
+
+def test_two_replies_to_one_mail_are_two_mails(mail):
+    for _ in range(2):
+        reply(mail, "received.msg", From="news@lists.example", list_name="news", domain="lists.example")
+
+    first, second = (re.search(b"Message-ID: (.*)", sent.data)[1] for sent in settings.relay.sent)
+    assert first != second
+
+
+@pytest.mark.parametrize("empty_line", ["\n", " \t\n"])
+def test_a_template_is_a_subject_and_a_text(mail, monkeypatch, empty_line):
+    monkeypatch.setattr(view, "render", lambda variables, template: f"Hello\n{empty_line}A text.\n \nMore.\n")
+    reply(mail, "any.msg", From="news@lists.example")
+
+    assert b"\r\nSubject: Hello\r\n" in settings.relay.sent[0].data
+    assert settings.relay.sent[0].data.endswith(b"\r\n\r\nA text.\r\n \r\nMore.\r\n")
+
+
+@pytest.mark.parametrize(
+    "text, From, reason",
+    [
+        ("A subject\nA text.\n", "news@lists.example", "any.msg has no empty line"),
+        ("A subject\n\nA text.\n", "Doe, John <news@lists.example>", "a name with other characters"),
+    ],
+)
+def test_what_would_be_a_broken_reply_is_an_error(mail, monkeypatch, text, From, reason):
+    monkeypatch.setattr(view, "render", lambda variables, template: text)
+
+    with pytest.raises(ValueError, match=reason):
+        reply(mail, "any.msg", From=From)
+    assert settings.relay.sent == []

@@ -43,3 +43,42 @@ def test_a_text_may_have_any_lines(line):
 )
 def test_space_before_a_colon_hides_no_machine(header):
     assert receive_data(ALICE, "news-subscribe", f"{header}\n\nHello.\n".encode()) == []
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    [
+        ("Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Gr\xfc\xdfe"),
+        ("Subject: folded\n here", "folded here"),
+        ("Subject: =?utf-8?q?one=0A=0Atwo?=", "one two"),
+        ("Subject: =?utf-8?b?broken", "=?utf-8?b?broken"),
+        ("Subject: =?utf-8?b?abc?=", "=?utf-8?b?abc?="),
+        ("Comments: none", None),
+    ],
+)
+def test_a_header_is_one_line_of_text_however_broken(line, text):
+    assert reading(f"{line}\n\nHello.\n".encode())["Subject"] == text
+
+
+PICTURE = b"--b\nContent-Type: image/jpeg\nContent-Transfer-Encoding: base64\n\nAAAA\n"
+TEXTS = (
+    b"--b\nContent-Type: multipart/alternative; boundary=c\n\n"
+    b"--c\nContent-Type: text/html\n\n<p>Hi\n--c\nContent-Type: text/plain\n\nHi\n--c--\n"
+)
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (b"Subject: hello\n\n", ""),
+        (b"Content-Type: text/html\n\n<p>Hi", "<p>Hi"),
+        (b"Content-Type: multipart/mixed; boundary=b\n\n" + PICTURE + TEXTS + b"--b--\n", "Hi"),
+        (b"Content-Type: multipart/mixed; boundary=b\n\n" + PICTURE + b"--b--\n", ""),
+        (b"Content-Type: text/plain; charset=latin-1\n\nGr\xfc\xdfe", "Gr\xfc\xdfe"),
+        (b"Content-Type: text/plain; charset=nonsense\n\nHi \xfc", "Hi \ufffd"),
+        (b"Content-Type: text/plain; charset*=us-ascii'en'utf-8\n\nHi", "Hi"),
+        (b"Content-Type: text/plain; charset=ascii\n\nHi \xfc", "Hi \ufffd"),
+    ],
+)
+def test_the_body_is_text_whatever_stands_around_it(data, text):
+    assert reading(data).body() == text

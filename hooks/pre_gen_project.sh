@@ -11,8 +11,8 @@ mail_domain={{ written(cookiecutter.mail_domain) }}
 
 # What an application, its tests and its storages depend on: a project of that name would depend on itself.
 DEPENDENCIES=" asgiref chardet click dj-database-url dnspython django exceptiongroup greenlet hypothesis iniconfig \
-    jinja2 lockfile markupsafe packaging pluggy psycopg psycopg-binary pygments pytest python-daemon ruff salmon-mail \
-    setuptools sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata whitenoise "
+    jinja2 lockfile markupsafe packaging pip pluggy psycopg psycopg-binary pygments pymysql pytest python-daemon ruff \
+    salmon-mail setuptools sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata whitenoise "
 
 # refuse QUESTION ANSWER RULE EXAMPLE: end the generation; cookiecutter then removes what it made.
 refuse() {

@@ -13,7 +13,7 @@ from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).parent.parent
 STORAGES = json.loads((TEMPLATE / "cookiecutter.json").read_text())["state_storage"]
-PROJECTS = ["mail-app", "P.1_x"]
+PROJECTS = ["mail-app", "P.1_" + "x" * 60]  # the longest as well
 MAIL_DOMAINS = ["example.com", "localhost"]
 
 

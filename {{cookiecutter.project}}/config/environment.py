@@ -186,7 +186,10 @@ RULES = {
     "relay_username": (_login, "must be printable ASCII; for example news"),
     "relay_password": (_login, "must be printable ASCII"),
     "relay_starttls": (_yes_or_no, "must be yes or no; for example yes"),
-    "state_database": (_filled, "must say where the states are; for example {{ cookiecutter.__state_database }}"),
+    "state_database": (
+        _filled,
+        "must say where the states are; for example {{ cookiecutter.__state_database }}",
+    ),
     # % if cookiecutter.state_storage == "postgresql"
     "state_connect_timeout": (_whole(2, 60), "must be seconds, 2 to 60; for example 3"),
     "state_statement_timeout": (_whole(1, 60), "must be seconds, 1 to 60; for example 5"),

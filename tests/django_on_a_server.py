@@ -15,7 +15,7 @@ if settings.state_database.startswith("mysql"):
 
     pymysql.install_as_MySQLdb()
 
-from django.db import DatabaseError, connection  # noqa: E402
+from django.db import DatabaseError, connection, transaction  # noqa: E402
 
 from app.handlers import subscription  # noqa: E402
 from app.handlers.subscription import CONFIRMING, START  # noqa: E402
@@ -112,6 +112,58 @@ def test_an_error_that_a_handler_hides_is_no_success(storage, wrong):
             write()
 
     assert list(storage) == []
+
+
+BROKEN_ORDER = """
+    CREATE TABLE orders (state bigint REFERENCES mail_states_state (id) DEFERRABLE INITIALLY DEFERRED);
+    INSERT INTO orders VALUES (-1)"""
+
+
+@on_postgresql
+@pytest.mark.parametrize("hidden", ["a rollback", "a key that refers to nothing"])
+def test_what_will_be_undone_is_not_answered_first(states, monkeypatch, hidden):
+    """Or the reply would leave again at every try."""
+
+    def reply_and_fail(*arguments, **options):
+        settings.relay.deliver(b"Subject: done\r\n\r\n", To=ALICE, From="<>")
+        if hidden == "a rollback":
+            transaction.set_rollback(True)
+        else:
+            connection.cursor().execute(BROKEN_ORDER)
+
+    monkeypatch.setattr(subscription, "answer", reply_and_fail)
+    with refused(451):
+        receive(ALICE, "news-subscribe")
+    assert settings.relay.sent == []
+    assert_in_state(START, ALICE)
+
+
+def test_a_function_that_fails_after_the_commit_leaves_the_mail_handled(states, monkeypatch):
+    def answer(*arguments, **options):
+        transaction.on_commit(lambda: 1 / 0)
+
+    monkeypatch.setattr(subscription, "answer", answer)
+    receive(ALICE, "news-subscribe")
+    assert_in_state(CONFIRMING, ALICE)
+
+
+def test_a_connection_that_broke_outside_of_the_storage_is_left(states):
+    """A handler's own database, or that of the states in the mail of a machine, which is no conversation."""
+    State.objects.count()
+    end_connection(connection_number())
+    with pytest.raises(DatabaseError):
+        State.objects.count()
+    with states.conversation("", stateless=True):
+        assert State.objects.count() == 0
+
+
+@on_postgresql
+def test_who_has_waited_for_a_turn_sees_what_the_mail_before_has_left(storage):
+    """Whatever level the site has."""
+    connection.cursor().execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    with storage.conversation(ALICE), connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        assert cursor.fetchone() == ("read committed",)
 
 
 @on_mariadb

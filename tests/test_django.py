@@ -114,6 +114,17 @@ def test_a_database_that_cannot_be_is_refused_in_one_line_without_its_password(a
     assert "mysecret" not in started.stdout + started.stderr
 
 
+def test_a_site_that_cannot_be_used_is_named(application):
+    app = application(state_storage="django", DJANGO_SETTINGS_MODULE="nowhere.settings")
+
+    started = app.run("salmon", "start", "--no-daemon")
+
+    assert started.returncode != 0
+    assert (
+        "ERROR: DJANGO_SETTINGS_MODULE 'nowhere.settings' cannot be used: No module named 'nowhere'" in started.stderr
+    )
+
+
 @contextmanager
 def pages(app):
     """Run `webapp/manage.py runserver` on a free port; the URL of its pages."""
@@ -198,8 +209,35 @@ def rows(browser):
     return [list(row) for row in zip(*(browser.texts(f"tbody .field-{column}") for column in columns), strict=True)]
 
 
-def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_path):
-    """The five lines of the README: copy, install, migrate, and let the mail application use the site."""
+SITE = """
+import router
+AUTH_USER_MODEL = "people.Person"
+DATABASES["mail"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "mail.sqlite3"}
+DATABASE_ROUTERS = [router.Router()]
+USE_TZ = False
+SECURE_SSL_REDIRECT = True
+"""
+ROUTER = """
+class Router:
+    def db_for_read(self, model, **hints):
+        return "mail" if model._meta.app_label == "mail_states" else None
+
+    db_for_write = db_for_read
+
+    def allow_migrate(self, db, app_label, **hints):
+        return (db == "mail") == (app_label == "mail_states")
+"""
+PERSON = """
+from django.contrib.auth.models import AbstractUser
+
+class Person(AbstractUser):
+    pass
+"""
+
+
+@pytest.mark.parametrize("kind", ["as Django starts it", "with its own users, and the states in a database of theirs"])
+def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_path, kind):
+    """The steps of the README: copy, install, migrate, and let the mail application use the site."""
     app = application(state_storage="django")
     site = tmp_path / "site"
     site.mkdir()
@@ -220,7 +258,18 @@ def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_
     storage.write_text(storage.read_text().replace("from webapp.mail_states", "from mail_states"))
     app.settings.update(PYTHONPATH=site, DJANGO_SETTINGS_MODULE="shop.settings")
 
-    manage("migrate")
+    databases = ["default"]
+    if "users" in kind:
+        databases.append("mail")
+        people = site / "people"
+        people.mkdir()
+        (people / "__init__.py").touch()
+        (people / "models.py").write_text(PERSON)
+        (site / "router.py").write_text(ROUTER)
+        settings.write_text(settings.read_text().replace('"mail_states",', '"mail_states", "people",') + SITE)
+        manage("makemigrations", "people")
+    for database in databases:
+        manage("migrate", "--database", database)
     app.start()
     app.send(ALICE, "news-subscribe")
     sink.take()

@@ -54,6 +54,7 @@ def deliver(peer, sender, recipient, data):
             if not stateless:
                 _refuse_where_no_handler_is(message, handlers)
             _handle(message)
+            attached_states().check()  # before a reply leaves, again at every try
         replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
         reply_limit.count(message.From, len(replies))
     LOG.info(

@@ -31,6 +31,8 @@ class MailStates(StateStorage):
         """
         if self._mail() is not None:
             raise RuntimeError("a conversation within a conversation: the outer one would keep changes that failed")
+        if hasattr(self.storage, "renew"):
+            self.storage.renew()
         # No state is read, so no turn is needed; all bounces would queue behind the one null sender otherwise.
         with nullcontext() if stateless else self._turn(sender):
             mail = self._here.mail = _Mail(sender if stateless else _nobody)
@@ -64,6 +66,11 @@ class MailStates(StateStorage):
     def changes(self):
         """Return the `(key, sender, state)` rows that this conversation changes as it ends now."""
         return self._mail().changes()
+
+    def check(self):
+        """Raise `salmon.server.SMTPError` when the storage knows by now that it cannot keep what the mail does."""
+        if hasattr(self.storage, "check"):
+            self.storage.check()
 
     def set_all(self, rows):
         """Remember many `(key, sender, state)` rows: all of them or none, where the storage can do that."""

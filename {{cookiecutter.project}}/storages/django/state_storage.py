@@ -10,8 +10,13 @@ import django
 from config import settings
 from config.environment import needs
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-with needs("state_database", settings.state_database):
+# Which setting is told of when Django cannot use it.
+module = os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+if module == "webapp.settings":
+    SETTING = "state_database", settings.state_database
+else:
+    SETTING = "django_settings_module", module
+with needs(*SETTING):
     django.setup()
 
 from webapp.mail_states.storage import DjangoStorage  # noqa: E402  models can be imported from here on
@@ -19,4 +24,5 @@ from webapp.mail_states.storage import DjangoStorage  # noqa: E402  models can b
 
 def configured(settings):
     """Return the storage that `config/settings.py` asks for; Django's settings say where the states are."""
-    return DjangoStorage(protected=True)
+    with needs(*SETTING):
+        return DjangoStorage(protected=True)

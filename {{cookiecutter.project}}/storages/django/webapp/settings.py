@@ -36,6 +36,7 @@ OPTIONS = {
         # everything since the last checkpoint; macOS leaves data in the drive's cache without fullfsync.
         "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON",
     },
+    "django.db.backends.mysql": {"connect_timeout": 3, "read_timeout": 5, "write_timeout": 5},  # seconds
     "django.db.backends.postgresql": {
         "connect_timeout": 3,  # seconds
         "tcp_user_timeout": 5000,  # milliseconds
@@ -56,8 +57,9 @@ with needs("state_database", application.state_database):
 with needs("secret_key", ""):
     SECRET_KEY = application.secret_key or stored_key(FOLDER / "run" / "secret_key")
 
-# The names by which a browser may ask for the pages. To be asked from outside, add yours here, put
-# a web server with TLS in front, and set SESSION_COOKIE_SECURE and CSRF_COOKIE_SECURE to True.
+# The names by which a browser may ask for the pages. To be asked from outside, add yours here and, with https:// before
+# it, to CSRF_TRUSTED_ORIGINS; put a web server with TLS in front, which sends everybody to it and sets HSTS; and set
+# SESSION_COOKIE_SECURE and CSRF_COOKIE_SECURE to True.
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [

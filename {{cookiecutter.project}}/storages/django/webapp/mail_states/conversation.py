@@ -38,19 +38,21 @@ def conversation(sender, using=DEFAULT_DB_ALIAS, timeout=2):
 
 @contextmanager
 def _postgresql(connection, sender, timeout):
+    # Whatever the site's level is: who has waited for the turn sees what the mail before has left.
+    level = "" if connection.in_atomic_block else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
     with transaction.atomic(connection.alias):
         try:
             with connection.cursor() as cursor:
                 # One round trip; the server ends lock and transaction when the worker dies.
                 cursor.execute(
-                    f"SET LOCAL lock_timeout = '{timeout}s'; SELECT pg_advisory_xact_lock({_number(sender)})"
+                    f"{level} SET LOCAL lock_timeout = '{timeout}s'; SELECT pg_advisory_xact_lock({_number(sender)})"
                 )
         except OperationalError as error:
             if type(error.__cause__).__name__ == "LockNotAvailable":
                 raise TimeoutError from error
             raise
         yield
-        _refuse_what_is_undone(connection)
+        _end(connection)
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def _mysql(connection, sender, timeout):
     try:
         with transaction.atomic(connection.alias):
             yield
-            _refuse_what_is_undone(connection)
+            _end(connection)
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DO RELEASE_LOCK(%s)", [name])
@@ -75,11 +77,20 @@ def _sqlite(connection, sender, timeout):
     return Turns(f"{connection.settings_dict['NAME']}-turns", timeout).turn(sender)
 
 
-def _refuse_what_is_undone(connection):
-    """Raise when an error that somebody caught within the block has left nothing to commit."""
+def refuse_what_is_undone(connection):
+    """Raise `django.db.Error` when the block cannot be committed: an error was caught in it, a key refers to nothing."""
     aborted = connection.vendor == "postgresql" and connection.connection.info.transaction_status == INERROR
     if aborted or connection.needs_rollback:
         raise DatabaseError("an error within the conversation was caught, and the database undoes all of it")
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
+
+
+def _end(connection):
+    refuse_what_is_undone(connection)
+    # After the commit nothing can fail any more: Django logs what such a function raises.
+    connection.run_on_commit = [(blocks, function, True) for blocks, function, _ in connection.run_on_commit]
 
 
 def _number(sender):

@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 from django.db import (
-    DEFAULT_DB_ALIAS,
     DatabaseError,
     DataError,
     Error,
     InterfaceError,
     OperationalError,
     connections,
+    router,
     transaction,
 )
 from django.db.migrations.executor import MigrationExecutor
@@ -27,7 +27,7 @@ from salmon.routing import ROUTE_FIRST_STATE, StateStorage
 from salmon.server import SMTPError
 
 from .connection import make_fit_for_mail
-from .conversation import conversation
+from .conversation import conversation, refuse_what_is_undone
 from .models import State
 
 LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ PAGE = 1000
 
 
 class DjangoStorage(StateStorage):
-    """States in the table of `State`, in the database that Django's settings call `using`.
+    """States in the table of `State`, in the database that Django's settings call `using`, or a router names.
 
     The table is made, or changed by a newer migration, when it must be. With `protected`, `clear`
     refuses. Each thread has a connection of its own, which is opened anew when it has gone stale.
@@ -50,8 +50,8 @@ class DjangoStorage(StateStorage):
     server keeps the mail and tries again, and 554 for a text that a database cannot hold.
     """
 
-    def __init__(self, using=DEFAULT_DB_ALIAS, protected=False, turn_timeout=2, answer_timeout=5):
-        self.using = using
+    def __init__(self, using=None, protected=False, turn_timeout=2, answer_timeout=5):
+        self.using = using or router.db_for_write(State)
         self.protected = protected
         self.turn_timeout = turn_timeout
         self.answer_timeout = answer_timeout
@@ -99,6 +99,25 @@ class DjangoStorage(StateStorage):
     def conversation(self, sender):
         """Return a context that holds the turn of `sender`; see `conversation` for what it is in each database."""
         return self._held(conversation, sender, self.using, self.turn_timeout)
+
+    def check(self):
+        """Raise `SMTPError` when what this thread did in the conversation so far cannot be kept."""
+        connection = connections[self.using]
+        if connection.in_atomic_block:
+            with self._failing():
+                refuse_what_is_undone(connection)
+
+    def renew(self):
+        """Close those connections of this thread, in whatever database, that an error has left of no use.
+
+        Django does so between two requests, and a mail application has none.
+        """
+        for connection in connections.all(initialized_only=True):
+            if connection.errors_occurred and not connection.in_atomic_block:
+                if connection.is_usable():
+                    connection.errors_occurred = False
+                else:
+                    connection.close()
 
     def close(self):
         """Close the connection of this thread; the next call opens a new one."""

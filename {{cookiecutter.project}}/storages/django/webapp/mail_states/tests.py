@@ -1,12 +1,14 @@
 """What a person sees and does in the admin; `python manage.py test` runs it, in any site that has this app."""
 
 import csv
+from contextlib import contextmanager
 from unittest import skipUnless
 from unittest.mock import patch
 
-from django.contrib.auth.models import Permission, User
-from django.db import connection
-from django.test import TestCase
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.db import connections, router
+from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -20,16 +22,21 @@ ROWS = [
     (NEWS, "bob@people.example", "CONFIRMING"),
     (NEWS, "=1+1@evil.example", "CONFIRMING"),
 ]
+connection = connections[router.db_for_read(State)]
 
 
+@override_settings(SECURE_SSL_REDIRECT=False)
 class Pages(TestCase):
+    databases = "__all__"
+
     @classmethod
     def setUpTestData(cls):
         cls.page = reverse("admin:mail_states_state_changelist")
         for key, sender, state in ROWS:
             State.objects.create(key=key, sender=sender, state=state)
-        cls.operator = User.objects.create_superuser("operator")
-        cls.reader = User.objects.create_user("reader", is_staff=True)
+        users = get_user_model().objects
+        cls.operator = users.create_superuser("operator")
+        cls.reader = users.create_user("reader", is_staff=True)
         cls.reader.user_permissions.add(Permission.objects.get(codename="view_state"))
 
     def setUp(self):
@@ -56,6 +63,8 @@ class Pages(TestCase):
     def test_search(self):
         self.assertEqual(self.rows(q="Bob"), [("bob@people.example", "news")])
         self.assertEqual(self.rows(q="alice@people.example", key=NEWS), [("alice@people.example", "news")])
+        with patch.object(admin, "MOST_FOUND", 1):  # of those that the filter has left
+            self.assertEqual(self.rows(q="alice", key=DEV), [("alice@people.example", "dev")])
         self.assertEqual(self.rows(q="people"), [])
         self.assertEqual(len(self.rows(q="*people")), 3)
         self.assertEqual(self.rows(q="@evil"), [("=1+1@evil.example", "news")])
@@ -70,6 +79,10 @@ class Pages(TestCase):
         self.assertEqual(counts(key=DEV), {"CONFIRMING": "1"})
         with patch.object(admin, "MOST_COUNTED", 2):
             self.assertEqual(counts(), {"CONFIRMING": "2+", "SUBSCRIBED": "1"})
+            with override_settings(USE_THOUSAND_SEPARATOR=True):
+                page = self.client.get(self.page)
+                self.assertContains(page, "<b>2+</b>")
+                self.assertContains(page, "2+ states")
             self.assertEqual(counts(exact="1"), {"CONFIRMING": "3", "SUBSCRIBED": "1"})
 
     @skipUnless(connection.vendor == "sqlite", "the plans are SQLite's")
@@ -101,6 +114,30 @@ class Pages(TestCase):
             answer = self.act("back_to_start", *State.objects.filter(key=DEV), confirmed="yes")
         self.assertContains(answer, "please try again: alice@people.example in app.handlers.subscription:dev.")
         self.assertEqual(State.objects.count(), len(ROWS))
+
+    def test_back_to_start_takes_no_state_that_nobody_saw(self):
+        @contextmanager
+        def turn(sender, using):  # a mail had it first
+            State.objects.filter(sender=sender).update(state="SUBSCRIBED")
+            yield
+
+        bob = State.objects.get(sender="bob@people.example")
+        with patch.object(admin, "conversation", turn):
+            self.assertContains(self.act("back_to_start", bob, confirmed="yes"), "Back to START: 0.")
+        bob.refresh_from_db()
+        self.assertEqual(bob.state, "SUBSCRIBED")
+
+    def test_as_many_as_are_allowed_fit_into_the_form(self):
+        State.objects.bulk_create(
+            State(key=NEWS, sender=f"carol{number}@people.example", state="CONFIRMING")
+            for number in range(admin.MOST_RESET)
+        )
+        carols = State.objects.filter(sender__startswith="carol")
+        self.assertContains(self.act("back_to_start", *carols, confirmed="yes"), f"Back to START: {admin.MOST_RESET}.")
+
+    @override_settings(USE_TZ=False)
+    def test_a_site_without_time_zones_has_the_page_as_well(self):
+        self.assertEqual(len(self.rows()), len(ROWS))
 
     def test_back_to_start_is_for_a_limited_number(self):
         with patch.object(admin, "MOST_RESET", 1):

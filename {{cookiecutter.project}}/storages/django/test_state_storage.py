@@ -7,13 +7,13 @@ import pytest
 from django.db import connections
 from salmon.routing import Router
 
-from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import DjangoStorage
 from tests.conversation import assert_in_state, receive
 from tests.model.booting import boot, run
 from tests.model.mail_states_contract import MailStatesContract
 from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, TurnsContract, refused
+from tests.trial_list import CONFIRMING
 from webapp import settings as webapp
 
 
@@ -80,7 +80,7 @@ class TestDjangoStorage(KeptStorageContract, TurnsContract, MailStatesContract):
         assert list(DjangoStorage(storage.using)) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
 
 
-def test_a_conversation_with_the_storage_that_was_picked(storage, monkeypatch):
+def test_a_conversation_with_the_storage_that_was_picked(trial_list, storage, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))
 

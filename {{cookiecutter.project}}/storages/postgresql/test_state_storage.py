@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy
 from salmon.routing import Router
 
-from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import SQLAlchemyStorage
 from config.environment import needs
@@ -20,6 +19,7 @@ from tests.conversation import assert_in_state, receive
 from tests.model.booting import boot
 from tests.model.mail_states_contract import MailStatesContract
 from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, TurnsContract, refused
+from tests.trial_list import CONFIRMING
 
 SERVER = os.environ.get("TEST_DATABASE")
 
@@ -137,7 +137,7 @@ class TestOnPostgreSQL(ServerContract):
         return end_connections
 
 
-def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
+def test_a_conversation_with_the_storage_that_was_picked(trial_list, tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     storage = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.sqlite3")
     monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))

@@ -7,13 +7,13 @@ import sys
 import pytest
 from salmon.routing import Router
 
-from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import ShelveStorage
 from tests.conversation import assert_in_state, receive
 from tests.model.booting import boot
 from tests.model.mail_states_contract import MailStatesContract
 from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, refused
+from tests.trial_list import CONFIRMING
 
 
 class TestShelveStorage(KeptStorageContract, MailStatesContract):
@@ -70,7 +70,7 @@ class TestShelveStorage(KeptStorageContract, MailStatesContract):
         assert "a shelf is for one process" in second.stderr
 
 
-def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
+def test_a_conversation_with_the_storage_that_was_picked(trial_list, tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     storage = ShelveStorage(tmp_path / "states")
     monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))

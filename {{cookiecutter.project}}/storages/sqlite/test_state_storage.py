@@ -6,7 +6,6 @@ import stat
 import pytest
 from salmon.routing import Router
 
-from app.handlers.subscription import CONFIRMING
 from app.model.mail_states import MailStates
 from app.model.state_storage import SQLiteStorage
 from tests.conversation import assert_in_state, receive
@@ -20,6 +19,7 @@ from tests.model.storage_contract import (
     TurnsContract,
     refused,
 )
+from tests.trial_list import CONFIRMING
 
 
 class TestSQLiteStorage(AnyStringContract, KeptStorageContract, TurnsContract, MailStatesContract):
@@ -78,7 +78,7 @@ class TestSQLiteStorage(AnyStringContract, KeptStorageContract, TurnsContract, M
             assert b"alice" not in file.read()
 
 
-def test_a_conversation_with_the_storage_that_was_picked(tmp_path, monkeypatch):
+def test_a_conversation_with_the_storage_that_was_picked(trial_list, tmp_path, monkeypatch):
     """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
     path = tmp_path / "states.sqlite3"
     monkeypatch.setattr(Router, "STATE_STORE", MailStates(SQLiteStorage(path)))

@@ -21,5 +21,5 @@ def test_an_address_that_had_its_replies_is_answered_again_after_an_hour():
     assert not limit.is_reached(ALICE)
 
 
-def test_comments_may_stand_in_comments():
+def test_comments_may_stand_in_comments(trial_list):
     assert len(receive(ALICE, "news", Auto_Submitted="no (really (yes) no)")) == 1

@@ -1,18 +1,16 @@
 """What the application promises, whatever its handlers do."""
 
-from copy import copy
-
 import pytest
 from salmon.routing import Router, route
 from salmon.server import SMTPError
 
-from app.handlers import subscription
-from app.handlers.subscription import CONFIRMING, START, SUBSCRIBED
 from app.mail import delivery
-from app.model.renamed_states import states_by_module
 from config import settings
+from tests import trial_list
 from tests.conversation import assert_in_state, put_in_state, receive, receive_data
+from tests.trial_list import CONFIRMING, START, SUBSCRIBED
 
+pytestmark = pytest.mark.usefixtures("trial_list")
 ALICE = "alice@people.example"
 
 
@@ -29,13 +27,13 @@ def test_are_not_there_in_the_next_2():
 
 def test_a_handler_that_raises_after_its_reply_changes_nothing_and_sends_nothing(monkeypatch):
     put_in_state(SUBSCRIBED, ALICE)
-    answer = subscription.answer
+    answer = trial_list.answer
 
     def answer_and_fail(*arguments, **options):
         answer(*arguments, **options)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(subscription, "answer", answer_and_fail)
+    monkeypatch.setattr(trial_list, "answer", answer_and_fail)
     with pytest.raises(ZeroDivisionError):
         receive(ALICE, "news-unsubscribe")
 
@@ -70,7 +68,7 @@ def test_a_storage_that_fails_at_the_end_changes_nothing(monkeypatch):
 
 
 def test_a_state_without_a_handler_is_not_answered_250():
-    Router.STATE_STORE.set("app.handlers.subscription:news", ALICE, "RENAMED")
+    Router.STATE_STORE.set("tests.trial_list:news", ALICE, "RENAMED")
 
     with pytest.raises(SMTPError) as refused:
         receive(ALICE, "news")
@@ -78,22 +76,12 @@ def test_a_state_without_a_handler_is_not_answered_250():
     assert refused.value.code == 451
 
 
-@pytest.fixture
-def more_routes(monkeypatch):
-    """What is routed in a test is not there in the next one."""
-    for name in ("REGISTERED", "ORDER"):
-        monkeypatch.setattr(Router, name, copy(getattr(Router, name)))
-    states_by_module.cache_clear()
-    yield
-    states_by_module.cache_clear()
-
-
-def test_a_state_that_other_addresses_have_is_told_at_once(more_routes):
+def test_a_state_that_other_addresses_have_is_told_at_once():
     @route("tickets@(host)")
     def OPEN(message, host=None):
         return OPEN
 
-    OPEN.__module__ = "app.handlers.subscription"
+    OPEN.__module__ = trial_list.__name__
     put_in_state(OPEN, ALICE)
 
     with pytest.raises(SMTPError) as refused:
@@ -102,9 +90,9 @@ def test_a_state_that_other_addresses_have_is_told_at_once(more_routes):
     assert "in OPEN" in str(refused.value.__cause__)
 
 
-@pytest.mark.parametrize("returned", [subscription.answer, dict, "SUBSCRIBED", True], ids=str)
+@pytest.mark.parametrize("returned", [trial_list.answer, dict, "SUBSCRIBED", True], ids=str)
 def test_what_is_no_state_is_not_answered_250(monkeypatch, returned):
-    monkeypatch.setattr(subscription, "ask_to_confirm", lambda *arguments: returned)
+    monkeypatch.setattr(trial_list, "answer", lambda *arguments: returned)
 
     with pytest.raises(TypeError, match="a handler for news-subscribe@.* returned"):
         receive(ALICE, "news-subscribe")

@@ -5,11 +5,12 @@ import threading
 
 import pytest
 
-from app.handlers.subscription import CONFIRMING
 from app.mail.receiver import open_receiver
 from config import settings
 from tests.conversation import assert_in_state
+from tests.trial_list import CONFIRMING
 
+pytestmark = pytest.mark.usefixtures("trial_list")
 ALICE = "alice@people.example"
 MAIL = "From: alice@people.example\r\nSubject: hello\r\n\r\n.a dot\r\n"
 
@@ -69,7 +70,7 @@ def test_dots_arrive_as_they_were(client):
 
 
 def test_a_handler_that_fails_is_answered_451(client, monkeypatch):
-    monkeypatch.setattr("app.handlers.subscription.answer", None)
+    monkeypatch.setattr("tests.trial_list.answer", None)
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)
     client.rcpt(address("news"))

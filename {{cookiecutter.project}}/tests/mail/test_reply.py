@@ -10,6 +10,7 @@ from app.mail.request import read
 from config import settings
 from tests.conversation import receive, receive_data
 
+pytestmark = pytest.mark.usefixtures("trial_list")
 ALICE = "alice@people.example"
 
 
@@ -60,7 +61,7 @@ def mail():
 
 def test_two_replies_to_one_mail_are_two_mails(mail):
     for _ in range(2):
-        reply(mail, "received.msg", From="news@lists.example", list_name="news", domain="lists.example")
+        reply(mail, "answer.msg", From="news@lists.example", list_name="news")
 
     first, second = (re.search(b"Message-ID: (.*)", sent.data)[1] for sent in settings.relay.sent)
     assert first != second

@@ -41,7 +41,7 @@ def test_a_text_may_have_any_lines(line):
 @pytest.mark.parametrize(
     "header", ["Auto-Submitted : auto-replied", "Subject\t: hello\nList-Id: <x>", "X : y\r\nPrecedence: bulk"]
 )
-def test_space_before_a_colon_hides_no_machine(header):
+def test_space_before_a_colon_hides_no_machine(trial_list, header):
     assert receive_data(ALICE, "news-subscribe", f"{header}\n\nHello.\n".encode()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
-KEY = "app.handlers.subscription:news"
+KEY = "tests.trial_list:news"
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
 FORK = multiprocessing.get_context("fork")

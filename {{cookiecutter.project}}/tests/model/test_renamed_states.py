@@ -6,7 +6,8 @@ from salmon.routing import MemoryStorage
 from app.model import renamed_states
 from app.model.mail_states import MailStates
 
-MODULE = "app.handlers.subscription"
+pytestmark = pytest.mark.usefixtures("trial_list")
+MODULE = "tests.trial_list"
 
 
 class Rows:

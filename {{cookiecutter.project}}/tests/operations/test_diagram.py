@@ -28,8 +28,8 @@ def test_the_picture_in_the_readme_is_that_of_the_code():
     assert in_readme(readme, read_machine()) == readme, AGAIN
 
 
-def test_it_is_drawn_with_the_numbers_of_senders():
-    counts = count([("app.handlers.subscription:news", "alice@people.example", "SUBSCRIBED")])
+def test_it_is_drawn_with_the_numbers_of_senders(trial_list):
+    counts = count([("tests.trial_list:news", "alice@people.example", "SUBSCRIBED")])
     texts = [element.text for element in ElementTree.fromstring(draw(read_machine(), counts)).iter() if element.text]
 
     assert {"START", "CONFIRMING (0)", "SUBSCRIBED (1)"} <= set(texts)

@@ -10,7 +10,8 @@ from salmon.routing import MemoryStorage
 from app.model.mail_states import MailStates
 from operate import operate
 
-KEY = "app.handlers.subscription:news"
+pytestmark = pytest.mark.usefixtures("trial_list")
+KEY = "tests.trial_list:news"
 ALICE, BOB = "alice@people.example", "bob@people.example"
 
 
@@ -79,7 +80,7 @@ def test_set_and_reset(states, storage):
 
 
 def test_forget_is_for_all_lists(states, storage):
-    storage.set("app.handlers.subscription:other", BOB, "SUBSCRIBED")
+    storage.set("tests.trial_list:other", BOB, "SUBSCRIBED")
 
     assert states("forget", BOB).count("-> START") == 2
     assert list(storage) == [(KEY, ALICE, "SUBSCRIBED")]
@@ -88,10 +89,10 @@ def test_forget_is_for_all_lists(states, storage):
 @pytest.mark.parametrize(
     ["arguments", "hint"],
     [
-        ([ALICE, "SUBSCRIBD"], "START, CONFIRMING, SUBSCRIBED in app.handlers.subscription"),
+        ([ALICE, "SUBSCRIBD"], "START, CONFIRMING, SUBSCRIBED in tests.trial_list"),
         ([ALICE, "FORWARD"], "START, CONFIRMING, SUBSCRIBED"),
         ([ALICE, "SUBSCRIBED", "--list", "nwes"], "for example --list news"),
-        ([ALICE, "SUBSCRIBED", "--handler", "app.nothing"], "for example --handler app."),
+        ([ALICE, "SUBSCRIBED", "--handler", "app.nothing"], "for example --handler tests.trial_list"),
     ],
 )
 def test_set_refuses_what_would_leave_a_sender_stuck(states, storage, arguments, hint):

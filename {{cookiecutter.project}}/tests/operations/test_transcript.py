@@ -5,11 +5,11 @@ import io
 import pytest
 from salmon.routing import Router
 
-from app.handlers import subscription
 from config import settings
 from operations.exchange import exchange, make_mail, with_domain
 from operations.transcript import Difference, Recorder, Transcript
 
+pytestmark = pytest.mark.usefixtures("trial_list")
 SUBSCRIBE = "alice@people.example -> news-subscribe\n"
 CONFIRM = "<- Subject: Please confirm your subscription to news\n"
 
@@ -87,12 +87,12 @@ def test_a_transcript_without_a_mail_is_none():
         play("# Nothing yet.\n")
 
 
-def test_a_handler_that_fails_is_named(monkeypatch):
-    monkeypatch.setattr(subscription, "answer", lambda *arguments, **options: 1 / 0)
+def test_the_line_at_which_a_handler_fails_is_named(monkeypatch):
+    monkeypatch.setattr(settings.relay, "deliver", lambda *arguments, **options: 1 / 0)
 
     (came,) = play(SUBSCRIBE + "451\n[START]\n")
 
-    assert came.note.startswith("ZeroDivisionError: division by zero (app/handlers/subscription.py:")
+    assert came.note.startswith("ZeroDivisionError: division by zero (app/mail/reply.py:")
 
 
 def test_what_is_recorded_holds():

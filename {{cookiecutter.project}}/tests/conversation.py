@@ -35,15 +35,16 @@ def receive_data(sender, recipient, data):
     return [email.message_from_bytes(sent.data, policy=default) for sent in settings.relay.sent[before:]]
 
 
-def assert_in_state(state, sender, list_name="news"):
-    """Fail unless `sender` is in `state`, a handler; `list_name` counts where each list has states of its own."""
+def assert_in_state(state, sender, list_name=None):
+    """Fail unless `sender` is in `state`, a handler; `list_name`, by default the first, counts where each has its own."""
     sender = sender.lower()  # as they stand in the states
-    key = state_key(state.__module__, list_name, sender)
+    key = state_key(state.__module__, list_name or settings.lists[0], sender)
     actual = Router.STATE_STORE.get(key, sender)
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
 
 
-def put_in_state(state, sender, list_name="news"):
+def put_in_state(state, sender, list_name=None):
     """Put `sender` where the next mail shall find them."""
     sender = sender.lower()
-    Router.STATE_STORE.set(state_key(state.__module__, list_name, sender), sender, state.__name__)
+    key = state_key(state.__module__, list_name or settings.lists[0], sender)
+    Router.STATE_STORE.set(key, sender, state.__name__)

@@ -1,4 +1,7 @@
-"""Two applications whose owners wrote handlers, texts and transcripts, and nothing else; `applications` has them."""
+"""Applications whose owners wrote handlers, texts and transcripts, or other names, and nothing else.
+
+`applications` has two in the place of the sample. Whatever was generated beside the sample goes on as it is.
+"""
 
 import shutil
 from pathlib import Path
@@ -47,20 +50,19 @@ def other(request, application):
                 sample.unlink()
         for file in (APPLICATIONS / request.param / Path(place).name).glob(f"*.{kind}"):
             shutil.copy(file, app.folder / place)
-    (app.folder / "app" / "handlers" / "subscription.py").unlink()
+    for sample in ("app/handlers/subscription.py", "tests/handlers/test_subscription.py"):
+        (app.folder / sample).unlink()
     (handlers,) = (APPLICATIONS / request.param / "handlers").glob("*.py")
     settings = app.folder / "config" / "settings.py"
     settings.write_text(settings.read_text().replace("handlers.subscription", f"handlers.{handlers.stem}"))
     return request.param, app, app.folder / "app" / "handlers" / handlers.name
 
 
-def test_its_transcripts_and_its_promises_hold(other):
+def test_its_transcripts_hold_and_so_do_all_tests_that_were_generated(other):
     name, app, _ = other
     app.run("python", "operate.py", "diagram", "--write", check=True)
 
-    tested = app.run(
-        "python", "-m", "pytest", "-q", "tests/conversations", "tests/operations/test_diagram.py", "-k", "not numbers"
-    )
+    tested = app.run("python", "-m", "pytest", "-q")
     checked = app.run("python", "operate.py", "check")
 
     assert tested.returncode == 0, tested.stdout
@@ -81,3 +83,16 @@ def test_a_planted_fault_is_told_by_the_transcript(other):
     told = tested.stdout.partition(" does not hold:\n")[2]
     assert told.startswith(f"\n    {expected}\n\nThis came instead:\n")
     assert came in told
+
+
+@pytest.mark.parametrize("old, new", [("CONFIRMING", "ASKED"), ("news", "dev")])
+def test_a_state_or_a_list_has_its_name_in_the_sample_and_its_tests_only(application, old, new):
+    app = application()
+    for pattern in ("app/handlers/*.py", "config/settings.py", "tests/handlers/*.py", "tests/conversations/*.txt"):
+        for file in app.folder.glob(pattern):
+            file.write_text(file.read_text().replace(old, new))
+    app.run("python", "operate.py", "diagram", "--write", check=True)
+
+    tested = app.run("python", "-m", "pytest", "-q")
+
+    assert tested.returncode == 0, tested.stdout

@@ -1,5 +1,6 @@
 """`operate.py diagram` reads any handlers that a person may write."""
 
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -174,3 +175,17 @@ def test_what_is_kept_has_no_other_forms(application, option):
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("Error: --write keeps the picture as Mermaid")
     assert (app.folder / "states.mmd").read_text() == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(application):
+    app = application()
+    readme = app.folder / "README.md"
+    before = readme.read_text()
+
+    refused = app.run("sh", "-c", f"ulimit -f 4; exec {sys.executable} operate.py diagram --write")
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: --write cannot write the picture: ")
+    assert "Traceback" not in refused.stderr
+    assert readme.read_text() == before
+    assert not list(app.folder.glob("*.new"))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -42,15 +43,30 @@ def diagram(svg, counts, write):
     for line in machine.wrong + machine.unread:
         click.secho(f"not drawn: {line}", fg="yellow", err=True)
     if write:
-        Path("states.mmd").write_text(mermaid(machine), "utf-8")
-        readme = Path("README.md").read_text("utf-8")
-        Path("README.md").write_text(in_readme(readme, machine), "utf-8")
+        try:
+            readme = in_readme(Path("README.md").read_text("utf-8"), machine)
+            rewrite(Path("states.mmd"), mermaid(machine))
+            rewrite(Path("README.md"), readme)
+        except OSError as error:
+            raise click.ClickException(f"--write cannot write the picture: {error}") from error
     elif svg:
         from operations.svg import draw
 
         click.echo(draw(machine, numbers), nl=False)
     else:
         click.echo(mermaid(machine, numbers), nl=False)
+
+
+def rewrite(path, text):
+    """Write a file anew, all of it or nothing."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_text(text, "utf-8")
+        if path.exists():
+            shutil.copymode(path, new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def mermaid(machine, counts=None):

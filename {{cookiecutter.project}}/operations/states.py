@@ -20,7 +20,7 @@ from operations.rows import shown, to_line
 def states():
     """Where every conversation stands: look, mend, move to another storage.
 
-    All of it works while the server runs, unless the storage is a shelf, which is for one process.
+    All of it but an import works while the server runs, unless the storage is a shelf, which is for one process.
     A sender who has no row is at the START.
     """
 
@@ -177,8 +177,8 @@ def as_salmon_writes(sender):
 
 def rows_of(storage, sender):
     """Return the rows of a sender, who may have been written otherwise by an older application."""
-    spellings = {sender, as_salmon_writes(sender)}
-    return [row for row in storage if row[1] in spellings]
+    spellings = {sender.lower(), as_salmon_writes(sender)}
+    return [row for row in storage if row[1] is not None and row[1].lower() in spellings]
 
 
 def put_to_start(storage, sender, list_name=None):

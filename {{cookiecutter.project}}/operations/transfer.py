@@ -4,6 +4,7 @@ import sys
 from contextlib import closing
 
 import click
+from click.core import ParameterSource
 from salmon.server import SMTPError
 
 from app.model.renamed_states import has_handler
@@ -39,12 +40,15 @@ def import_(storage, file, shelve, replace, dry_run):
     """Read rows as `export` writes them from FILE, or the standard input: all of them or none.
 
     All rows are read and checked before the first is kept. A row that would overwrite another
-    state is refused, unless --replace is given.
+    state is refused, unless --replace is given. Stop the server meanwhile: a state that a mail sets
+    between the check and the import is overwritten.
 
     \b
     python operate.py states import < run/states.jsonl
     python operate.py states import --shelve ../old-application/run/states
     """
+    if shelve and click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT:
+        raise click.UsageError("FILE and --shelve do not go together; for example import --shelve run/states")
     source = shelves.rows(shelve) if shelve else rows.from_lines(file)
     incoming = click.get_current_context().with_resource(closing(Incoming()))
     try:

@@ -86,6 +86,20 @@ def test_forget_is_for_all_lists(states, storage):
     assert list(storage) == [(KEY, ALICE, "SUBSCRIBED")]
 
 
+def test_forget_finds_who_was_written_in_capitals(states, storage):
+    storage.set(KEY, "Carol@X.example", "SUBSCRIBED")
+
+    assert "SUBSCRIBED -> START" in states("forget", "carol@x.example")
+    assert storage.get(KEY, "Carol@X.example") == "START"
+
+
+def test_an_import_has_one_source(states, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+
+    assert "FILE and --shelve do not go together" in states("import", str(file), "--shelve", "any", exit_code=2)
+
+
 @pytest.mark.parametrize(
     ["arguments", "hint"],
     [

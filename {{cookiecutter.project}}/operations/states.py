@@ -155,7 +155,8 @@ def rename(storage, old, new, handler):
 def forget(storage, sender):
     """Forget SENDER: remove all that the storage keeps of them.
 
-    The logs name senders too, here and at the mail server; nothing else does.
+    The logs name senders too, here and at the mail server, and so do backups; with SQLite its -wal file
+    until the server stops, and in Django the admin's own log of what was put back to START.
     """
     put_to_start(storage, sender)
 

@@ -77,18 +77,22 @@ def _sqlite(connection, sender, timeout):
     return Turns(f"{connection.settings_dict['NAME']}-turns", timeout).turn(sender)
 
 
-def refuse_what_is_undone(connection):
+def refuse_what_cannot_be_kept(connection):
     """Raise `django.db.Error` when the block cannot be committed: an error was caught in it, a key refers to nothing."""
-    aborted = connection.vendor == "postgresql" and connection.connection.info.transaction_status == INERROR
-    if aborted or connection.needs_rollback:
-        raise DatabaseError("an error within the conversation was caught, and the database undoes all of it")
+    _refuse_what_is_undone(connection)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
 
 
+def _refuse_what_is_undone(connection):
+    aborted = connection.vendor == "postgresql" and connection.connection.info.transaction_status == INERROR
+    if aborted or connection.needs_rollback:
+        raise DatabaseError("an error within the conversation was caught, and the database undoes all of it")
+
+
 def _end(connection):
-    refuse_what_is_undone(connection)
+    _refuse_what_is_undone(connection)
     # After the commit nothing can fail any more: Django logs what such a function raises.
     connection.run_on_commit = [(blocks, function, True) for blocks, function, _ in connection.run_on_commit]
 

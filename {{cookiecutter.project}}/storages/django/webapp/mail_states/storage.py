@@ -27,7 +27,7 @@ from salmon.routing import ROUTE_FIRST_STATE, StateStorage
 from salmon.server import SMTPError
 
 from .connection import make_fit_for_mail
-from .conversation import conversation, refuse_what_is_undone
+from .conversation import conversation, refuse_what_cannot_be_kept
 from .models import State
 
 LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class DjangoStorage(StateStorage):
         connection = connections[self.using]
         if connection.in_atomic_block:
             with self._failing():
-                refuse_what_is_undone(connection)
+                refuse_what_cannot_be_kept(connection)
 
     def renew(self):
         """Close those connections of this thread, in whatever database, that an error has left of no use.

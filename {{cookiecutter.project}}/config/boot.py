@@ -1,61 +1,77 @@
-"""What `salmon start` imports after `config.settings`: everything is put together here, once."""
+"""Put the application together. `salmon start`, `operate.py` and scripts import this; it opens no port."""
 
-import atexit
 import logging.config
+# % if cookiecutter.state_storage == "django"
+import os
 
+import django
+
+# % else
+
+# % endif
 from salmon.routing import Router
 
-from app.mail.receiver import open_receiver
-from app.mail.relay import Relay
-from app.model import renamed_states, secret_key, state_storage
-from app.model.mail_states import MailStates
-from config import operating, routes, settings
-from config.environment import make_private, needs
+from config import settings
+# % if cookiecutter.state_storage == "postgresql"
+from mailroom import LMTPReceiver, Mailroom, Relay
+from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 
-# Folders: what is kept and what is logged is for our own user only.
-for folder in ("run", "logs"):
-    make_private(folder)
+# % elif cookiecutter.state_storage == "django"
+from mailroom import LMTPReceiver, Mailroom, Relay, signing_key
 
-# Logging: to stderr, which is the terminal, systemd's journal, or logs/salmon.err of the daemon.
-logging.config.dictConfig(
-    {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": "WARNING" if operating else "INFO", "handlers": ["stderr"]},
-    }
-)
+# % elif cookiecutter.state_storage == "shelve"
+from mailroom import LMTPReceiver, Mailroom, Relay, signing_key
+from mailroom.storage.shelve import ShelveStorage
 
-# Storage: the one of app/model/state_storage.py is attached; and what signs the tokens.
-with needs("state_database", settings.state_database):
-    Router.STATE_STORE = MailStates(state_storage.configured(settings))
-with needs("secret_key", ""):
-    settings.secret_key = secret_key.signing_key(settings.secret_key)
+# % else
+from mailroom import LMTPReceiver, Mailroom, Relay, signing_key
+from mailroom.storage.sqlite import SQLiteStorage
 
-# Relay: where replies go.
+# % endif
+logging.config.dictConfig(settings.logging)
+
+# Remembers which handler comes next for each sender.
+# % if cookiecutter.state_storage == "postgresql"
+Router.STATE_STORE = SQLAlchemyStorage(settings.state_database, protected=True)
+
+# % elif cookiecutter.state_storage == "django"
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp")
+django.setup()
+from mailroom.django.storage import DjangoStorage  # noqa: E402  models can be imported from here on
+
+Router.STATE_STORE = DjangoStorage(protected=True)
+
+# % elif cookiecutter.state_storage == "shelve"
+Router.STATE_STORE = ShelveStorage(settings.state_database, protected=True)
+
+# % else
+Router.STATE_STORE = SQLiteStorage(settings.state_database, protected=True)
+
+# % endif
+# Takes the mail that goes out.
 settings.relay = Relay(
     settings.relay_host,
     settings.relay_port,
     settings.relay_username,
     settings.relay_password,
-    settings.relay_starttls,
+    tls=settings.relay_tls,
 )
-atexit.register(settings.relay.close)
 
-# Routes: a broken handler or template stops the start; nothing is answered without routes.
-with needs("handlers", settings.handlers, routes.NoRoutes):
-    routes.load()
+# Handles a mail from its arrival to its answer.
+settings.room = Mailroom(
+    settings.relay,
+    domain=settings.mail_domain,
+    templates="app/templates",
+    # % if cookiecutter.state_storage == "postgresql"
+    secret_key=settings.secret_key,
+    # % else
+    secret_key=settings.secret_key or signing_key("run/secret_key"),
+    # % endif
+    replies_per_hour=settings.replies_per_hour,
+    renamed_states=settings.renamed_states,
+    max_message_size=settings.max_message_size,
+)
+settings.room.load(settings.handlers)
 
-# States: nobody is left in one that has no handler any more. `operate.py` mends such states.
-if not operating:
-    with needs("state_database", settings.state_database), needs("renamed_states", settings.renamed_states, ValueError):
-        renamed_states.rename(Router.STATE_STORE, settings.renamed_states)
-
-# Receiver: where mail comes in. It listens from here on, and answers once `salmon start` starts it.
-# `operate.py` has none: it works on the same states beside the server.
-if not operating:
-    with needs("receiver_host, receiver_port", (settings.receiver_host, settings.receiver_port)):
-        settings.receiver = open_receiver(
-            settings.receiver_protocol, settings.receiver_host, settings.receiver_port, settings.max_message_size
-        )
+# Takes the mail that comes in. `salmon start` calls start(), which opens the port.
+settings.receiver = LMTPReceiver(settings.room, settings.receiver_host, settings.receiver_port)

@@ -1,56 +1,63 @@
-"""Every choice in one place. Each can be set by an environment variable, which goes before it.
+"""Every choice of the application. An environment variable of the same name overrides it, and so does a line in `.env`.
 
-The variable has the same name in capitals: `RECEIVER_PORT=8900 salmon start`. A value that cannot
-be is refused at start; the rules are in `config/environment.py`.
+RECEIVER_PORT=8900 salmon start
 """
 
-from config import environment
+from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, validate
+
+env = Env()
 
 # The one domain whose mail we take, and the lists in it; any other address is refused with 550.
-mail_domain = "{{ cookiecutter.mail_domain }}"
-lists = ["news"]
+mail_domain = env.host("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}")
+lists = env.list(
+    "LISTS",
+    ["news"],
+    subcast=lambda name: name.strip().lower(),
+    validate=NAMES(
+        r"(?!(postmaster|abuse|mailer-daemon)$|.*-(subscribe|unsubscribe|confirm(-[a-z0-9]+)?)$)"
+        r"[a-z0-9]([a-z0-9._-]{0,14}[a-z0-9])?",
+        "must be names of at most 16 letters, digits, dots, hyphens or underscores, not reserved (postmaster, abuse)"
+        " and not ending like a command (-subscribe)",
+    ),
+)
 
-# How mail comes in: "lmtp" from the mail server in front, or "smtp" when spoken to directly.
-receiver_protocol = "lmtp"
-receiver_host = "127.0.0.1"
-receiver_port = 8823
-max_message_size = 10 * 1024 * 1024  # octets
+# Where mail comes in.
+receiver_host = env.host("RECEIVER_HOST", "127.0.0.1")
+receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
+max_message_size = env.int("MAX_MESSAGE_SIZE", 10 * 1024 * 1024, validate=validate.Range(1024, 2**31 - 1))  # octets
 
-# How mail goes out. `salmon log --no-daemon` listens on 8825 and keeps it in run/queue instead of sending it.
-relay_host = "127.0.0.1"
-relay_port = 8825
-relay_username = ""
-relay_password = ""  # a secret: set RELAY_PASSWORD instead
-relay_starttls = False
+# Where mail goes out. A password stands in RELAY_PASSWORD or in .env only, never in this file.
+relay_host = env.host("RELAY_HOST", "127.0.0.1")
+relay_port = env.int("RELAY_PORT", 8825, validate=validate.Range(1, 65535))
+relay_username = env.str("RELAY_USERNAME", "", validate=LOGIN)
+relay_password = env.str("RELAY_PASSWORD", "", validate=LOGIN)
+relay_tls = env.bool("RELAY_TLS", False)
 
-# % if cookiecutter.state_storage == "postgresql"
-# Where the states are kept: a URL. A password stands in STATE_DATABASE only, never in this file.
-state_database = "{{ cookiecutter.__state_database }}"
-state_connect_timeout = 3  # seconds, until a mail is answered 451 because the server is not there
-state_statement_timeout = 5  # seconds, until it is because the server does not answer
+# Where the states are kept{% if cookiecutter.state_storage == 'postgresql' %}: a URL. A password in it stands in STATE_DATABASE or in .env only, never in this file{% endif %}.
+state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}", validate=TEXT)
 
-# % else
-# Where the states are kept.
-state_database = "{{ cookiecutter.__state_database }}"
+# Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key does{% endif %}.
+secret_key = env.str("SECRET_KEY", "", validate=KEY)
 
-# % endif
-# % if cookiecutter.state_storage == "postgresql"
-# What signs the tokens of confirmation addresses: a secret that all machines share, so set SECRET_KEY.
-# % else
-# What signs the tokens of confirmation addresses; empty: the key in run/secret_key, made at the
-# first start. Several machines must share one: set SECRET_KEY.
-# % endif
-secret_key = ""
+# How many replies an address gets in an hour, at most.
+replies_per_hour = env.int("REPLIES_PER_HOUR", 20, validate=validate.Range(1, 10**6))
 
-# How many replies an address gets in an hour, at most, and who reads the mail to postmaster@ and
-# abuse@: an address outside of `mail_domain`.
-replies_per_hour = 20
-postmaster = "{{ cookiecutter.__postmaster }}"
-
-# Where senders are now whose state has another name, or none: {"CONFIRMING": "ASKED", "OLD": "START"}.
-renamed_states = {}
+# Who reads the mail to postmaster@ and abuse@: an address outside of `mail_domain`.
+postmaster = env.address("POSTMASTER", "{{ cookiecutter.__postmaster }}", outside=mail_domain)
 
 # The modules that handle mail.
-handlers = ["app.handlers.subscription", "app.handlers.postmaster"]
+handlers = env.list("HANDLERS", ["app.handlers.subscription", "app.handlers.postmaster"], subcast=str.strip)
 
-environment.apply(globals())
+# States renamed since the last release: {"CONFIRMING": "ASKED", "OLD": "START"}.
+renamed_states = {}
+
+# What is logged goes to stderr: the terminal, systemd's journal, or logs/salmon.err of the daemon.
+logging = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "INFO", "handlers": ["stderr"]},
+}
+
+env.seal()  # ends the start with one line when a value is wrong

@@ -1,13 +1,19 @@
-"""What the tests import in place of `config.boot`: nothing is kept, sent or listened to."""
+"""Put the application together for tests, which import this instead of `config.boot`."""
 
 from salmon.routing import MemoryStorage, Router
 
-from app.mail.relay import Outbox
-from app.model.mail_states import MailStates
-from config import routes, settings
+from config import settings
+from mailroom import Mailroom
+from mailroom.testing import Outbox
 
-Router.STATE_STORE = MailStates(MemoryStorage())
-settings.secret_key = "only for tests"
-settings.relay = Outbox()
+Router.STATE_STORE = MemoryStorage()
+
+settings.relay = Outbox()  # keeps outgoing mail for the tests to read
+settings.room = Mailroom(
+    settings.relay,
+    domain=settings.mail_domain,
+    templates="app/templates",
+    secret_key="only for tests",
+)
+settings.room.load(settings.handlers)
 settings.receiver = None
-routes.load()

@@ -1,4 +1,4 @@
-"""Mail to the people behind the application (RFC 5321, section 4.5.1, and RFC 2142, section 4)."""
+"""Pass mail on to the people behind the application (RFC 5321, section 4.5.1, and RFC 2142, section 4)."""
 
 from salmon.routing import route, stateless
 
@@ -9,4 +9,4 @@ from config import settings
 @route("(?:postmaster|(?:postmaster|abuse)@(host))")
 @stateless
 def FORWARD(message, host=None):
-    settings.relay.deliver(message, To=settings.postmaster, From="<>")
+    message.forward(to=settings.postmaster)

@@ -1,0 +1,35 @@
+"""Keep what the application writes from other users of the machine."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def tighten_umask():
+    """Replace a umask of 0, which is that of Salmon's daemon, by 077; leave any other alone.
+
+    Python may have compiled modules before this call. Their folders are closed as well: another user
+    could replace the code of the daemon.
+    """
+    umask = os.umask(0o077)
+    if umask != 0:
+        os.umask(umask)
+        return
+    compiled = {Path(path).parent for module in list(sys.modules.values()) if (path := _compiled(module))}
+    for folder in compiled:
+        try:
+            if folder.stat().st_mode & 0o022:
+                folder.chmod(0o700)
+        except OSError:  # it is not there, or belongs to root, who then wrote it
+            pass
+
+
+def make_private(folder):
+    """Create a folder for its owner only, or close one that exists; raise `OSError` when it is somebody else's."""
+    folder = Path(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _compiled(module):
+    return getattr(getattr(module, "__spec__", None), "cached", None)

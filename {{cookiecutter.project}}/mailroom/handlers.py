@@ -1,0 +1,108 @@
+"""Know which states have a handler, and rename stored states that lost theirs."""
+
+import functools
+import logging
+from collections import Counter
+
+from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
+
+LOG = logging.getLogger(__name__)
+
+
+@functools.cache
+def states_by_module():
+    """Return `{module: names of its states}`, in the order of their routes."""
+    found = {}
+    for _, functions in Router.REGISTERED.values():
+        for function in functions:
+            if not salmon_setting(function, "stateless"):
+                names = found.setdefault(function.__module__, [])
+                if function.__name__ not in names:
+                    names.append(function.__name__)
+    return found
+
+
+def has_handler(key, state):
+    """Return whether a handler takes the next mail of a sender in `state`.
+
+    The part of a state key before a colon counts as a module when it looks like one.
+    """
+    known, module = states_by_module(), (key or "").partition(":")[0]
+    if module in known or "." in module:
+        names = known.get(module, [])
+    else:
+        names = sum(known.values(), [])
+    return state == ROUTE_FIRST_STATE or state in names
+
+
+def state_key(module, sender, to):
+    """Return the key under which the handlers in `module` keep the state of `sender` for mail `to` an address.
+
+    `to` may do without the domain, and may be None where states do not depend on it. Raises `ValueError`
+    when the `@state_key_generator` of the module has no key for it.
+    """
+    from mailroom.message import Message
+    from mailroom.room import current  # which imports this module
+
+    room = current()
+    try:
+        return Router.state_key(module, Message(room, None, sender, room.address(to or ""), b""))
+    except Exception as error:
+        raise ValueError(f"{module} has no state key for mail to {to!r}: {error}") from error
+
+
+def rename(storage, renames):
+    """Rename the stored states that have no handler, all or none.
+
+    `renames` is `{old: new}`, for example `{"CONFIRMING": "ASKED", "OLD": "START"}`. A name with a dot is that
+    of a module and a state. A state that still has a handler is left alone, so that a rename takes place
+    once. Raises `ValueError`, and changes nothing, when a sender would be in a state without a handler, or in
+    two states under one key.
+    """
+    rows = changes(storage, renames)
+    if rows:
+        storage.set_all(rows)
+        LOG.info("renamed stored states; rows: %d", len(rows))
+
+
+def changes(storage, renames):
+    """Return the `(key, sender, state)` rows that `rename` sets; arguments and errors are the same."""
+    rows, lost, moved = [], Counter(), set()
+    for key, sender, state in _walk(storage):
+        if has_handler(key, state):
+            continue
+        new_key, new_state = _follow(key, state, renames)
+        if new_key != key:
+            if (new_key, sender) in moved or storage.get(new_key, sender) != ROUTE_FIRST_STATE:
+                raise ValueError(f"{sender} has a state under {new_key} already; set the one under {key} to START")
+            moved.add((new_key, sender))
+            rows.append((key, sender, ROUTE_FIRST_STATE))
+        rows.append((new_key, sender, new_state))
+        if not has_handler(new_key, new_state):
+            lost[f"{(key or '').partition(':')[0]}.{state}"] += 1
+    if lost:
+        numbers = ", ".join(f"{name} ({number})" for name, number in sorted(lost.items()))
+        example = {min(lost).rpartition(".")[2]: ROUTE_FIRST_STATE}
+        raise ValueError(
+            f"no handler has the states of these senders: {numbers}; for example renamed_states = {example}"
+        )
+    return rows
+
+
+def _walk(storage):
+    try:
+        return iter(storage)
+    except TypeError:  # Salmon's MemoryStorage, which is empty at the start
+        return ()
+
+
+def _follow(key, state, renames):
+    """Return the key and the state after all renames that apply, one after the other."""
+    for _ in renames:
+        module, colon, rest = (key or "").partition(":")
+        new = renames.get(f"{module}.{state}", renames.get(state))
+        if new is None or has_handler(key, state):
+            break
+        new_module, _, state = new.rpartition(".")
+        key = f"{new_module}{colon}{rest}" if new_module else key
+    return key, state

@@ -1,0 +1,82 @@
+"""Detect automated mail and limit replies, so that two programs do not write to each other for ever."""
+
+import re
+import time
+from collections import deque
+
+HOUR = 3600
+HEADERS = ("list-", "x-autoreply", "x-autorespond")
+COMMENT = re.compile(r"\([^()]*\)")
+
+
+def header(message, name):
+    """Return a header of a `salmon.mail.MailRequest` as it came, empty when there is none.
+
+    Salmon decodes headers when they are read, and a broken one raises.
+    """
+    return str(message.base.mime_part.get(name, ""))
+
+
+def is_from_machine(message):
+    """Return whether a program sent this mail: answers to it help nobody, and can go on for ever.
+
+    That is a null sender, `Auto-Submitted` other than `no` (RFC 3834, sections 2 and 5), any `List-`
+    header (RFC 2369, RFC 2919), `Precedence: bulk`, `list` or `junk`, a report (RFC 6522), or a header
+    that responders set before there were rules.
+    """
+    return (
+        (message.From or "").partition("@")[0] in ("", "mailer-daemon")
+        or any(word != "no" for word in _words(message, "Auto-Submitted"))
+        or any(word in ("bulk", "list", "junk", "auto_reply") for word in _words(message, "Precedence"))
+        or any(name.lower().startswith(HEADERS) for name in message.base.mime_part.keys())
+        or message.base.mime_part.get_content_type() == "multipart/report"
+    )
+
+
+def _words(message, name):
+    """Return the values of all headers `name` without comments and parameters, in small letters."""
+    values = message.base.mime_part.get_all(name, ())
+    return [_without_comments(str(value)).partition(";")[0].strip().lower() for value in values]
+
+
+def _without_comments(text):
+    """Return `text` without comments (RFC 5322, section 3.2.2), nested ten deep at most."""
+    for _ in range(10):
+        text = COMMENT.sub("", text)
+    return text
+
+
+class ReplyLimit:
+    """Count the replies to each address within the last hour, in this worker's memory."""
+
+    def __init__(self, replies_per_hour, clock=time.monotonic):
+        self.replies_per_hour = replies_per_hour
+        self.clock = clock
+        self._sent = {}
+        self._next_sweep = clock() + HOUR
+
+    def is_reached(self, address):
+        """Return whether `address` has had `replies_per_hour` replies in the last hour."""
+        return len(self._recent(address)) >= self.replies_per_hour
+
+    def count(self, address, replies):
+        """Count that many `replies` to `address`."""
+        now = self.clock()
+        if replies:
+            self._sent.setdefault(address, deque()).extend([now] * replies)
+        if now > self._next_sweep:
+            self._next_sweep = now + HOUR
+            for address in list(self._sent):
+                self._recent(address)
+
+    def clear(self):
+        """Forget all that was counted."""
+        self._sent.clear()
+
+    def _recent(self, address):
+        sent = self._sent.get(address, ())
+        while sent and sent[0] <= self.clock() - HOUR:
+            sent.popleft()
+        if not sent:
+            self._sent.pop(address, None)
+        return sent

@@ -1,0 +1,344 @@
+"""Take mail over LMTP or SMTP, and answer each mail honestly.
+
+Salmon's receivers parse the protocols; what they leave open is closed here, by subclass.
+"""
+
+import logging
+import re
+import signal
+import socket
+import threading
+import time
+
+from salmon import server
+from salmon.server import SMTPError, asyncore, lmtpd, smtpd
+
+from mailroom.room import message_id
+from mailroom.settings import refuse
+
+LOG = logging.getLogger(__name__)
+
+COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
+ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
+CONNECTIONS = 512  # at once; more of them wait
+IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
+CLOSE_SECONDS = 5
+REST_SECONDS = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+END_OF_MAIL = b"\r\n.\r\n"
+
+# RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
+PATH = re.compile(
+    r"(?P<command>MAIL FROM|RCPT TO):[ \t]*"
+    r"(?:<(?:@[^:<>]*:(?!>))?(?P<address>(?:\"(?:\\.|[^\"\\])*\"|[^\"<>])*)>|(?P<bare>[^<>\s]+))"
+    r"(?P<parameters>(?:[ \t][^\r\n]*)?)",
+    re.IGNORECASE,
+)
+# RFC 5321, section 4.1.2, and dots anywhere, which some providers allow.
+MAILBOX = re.compile(
+    r"(?:[a-z0-9.!#$%&'*+/=?^_`{|}~-]+|\"(?:[ !#-\[\]-~]|\\[ -~])*\")@(?:[a-z0-9._-]+|\[[!-Z^-~]+\])",
+    re.IGNORECASE,
+)
+SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
+
+
+class _Channel:
+    """One connection. To Salmon's channel it is the server as well, which is handed each mail."""
+
+    def __init__(self, receiver, connection, address, **options):
+        self.receiver = receiver
+        self.active = time.monotonic()
+        self._octets = bytearray()
+        self._too_long = False
+        super().__init__(self, connection, address, **options)
+
+    def collect_incoming_data(self, data):
+        self.active = time.monotonic()
+        limit = self.receiver.room.max_message_size if self.get_terminator() == END_OF_MAIL else COMMAND_OCTETS
+        self._too_long = self._too_long or len(self._octets) + len(data) > limit
+        if self._too_long:
+            self._octets.clear()
+        else:
+            self._octets += data
+
+    def found_terminator(self):
+        data = bytes(self._octets)
+        self._octets.clear()
+        if self._is_leaving():
+            self.ac_in_buffer = b""  # whatever comes after QUIT: its answer would not be sent
+        elif self.get_terminator() == END_OF_MAIL:
+            self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
+        elif self.receiver.stopping:
+            self.close_with_421("4.3.2 The service is going down")
+        else:
+            self._command(data)
+            if self.get_terminator() == END_OF_MAIL:
+                # The CRLF of the command DATA belongs to an end that follows at once
+                # (RFC 5321, section 4.1.1.4); an empty mail would never end without it.
+                self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
+        self._too_long = False
+        self.active = time.monotonic()  # a handler may have taken its time, and the client waited for us
+
+    def process_message(self, peer, sender, recipients, data, **options):
+        """Answer one mail for one recipient: None for 250, or the answer itself."""
+        if self._too_long:
+            return "552 5.3.4 The message is too big"
+        recipient = recipients[0] if isinstance(recipients, list) else recipients
+        return self.receiver.answer(peer, _text(sender), _text(recipient), data)
+
+    def unstuffed(self, data):
+        """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
+        return data
+
+    def close_with_421(self, text):
+        """Close the connection with 421 and `text`, whatever the client is about to say; the second time, at once."""
+        self.ac_in_buffer = b""
+        if self._is_leaving():
+            self.close()
+        else:
+            self.say(f"421 {text}")
+            self.close_when_done()
+
+    def readable(self):
+        # Who does not take our answers is not heard: they would pile up. Nor is who was bidden farewell: a mail
+        # that is handled after a 421 comes again.
+        return not self.producer_fifo
+
+    def _is_leaving(self):
+        return None in self.producer_fifo  # put there by `close_when_done`
+
+    def handle_expt(self):
+        self.close()  # urgent data, which no mail client sends, and which would be reported for ever
+
+    def log_info(self, message, type="info"):
+        LOG.error("%s", message)
+
+    def _pass_on(self, data):
+        super().collect_incoming_data(data)
+        super().found_terminator()
+
+    def _command(self, line):
+        """Hand a command to Salmon's channel, or answer it when Salmon would misread it."""
+        is_path = line[:4].upper() in (b"MAIL", b"RCPT")
+        if self._too_long:
+            self.say("500 5.5.2 The line is too long")
+        elif not line.isascii():
+            self.say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
+        elif is_path:
+            self._path(line.decode("ascii"))
+        elif line[:5].upper() == b"NOOP ":
+            self._try(b"NOOP")  # RFC 5321, section 4.1.1.9: what follows is ignored
+        else:
+            self._try(line)
+
+    def _try(self, line):
+        try:
+            self._pass_on(line)
+        except Exception:  # Salmon lets `email` read addresses, and that raises whatever it likes
+            self.say("501 5.5.2 That cannot be read")
+
+    def _path(self, line):
+        path = PATH.fullmatch(line)
+        if not path:
+            self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
+            return
+        address = path["address"] or path["bare"] or ""
+        refuse = self._refuse_sender if path["command"].upper() == "MAIL FROM" else self._refuse_recipient
+        refusal = refuse(address, path["parameters"])
+        if refusal:
+            LOG.info("refused %r: %s", line, refusal)
+            self.say(refusal)
+        else:
+            self._try(f"{path['command']}:<{address}>".encode("ascii"))
+
+    def _refuse_sender(self, address, parameters):
+        size = SIZE.search(parameters)
+        if size and int(size[1]) > self.receiver.room.max_message_size:
+            return "552 5.3.4 The message is too big"
+        # Empty: the null sender, RFC 5321, section 4.5.5.
+        if address and not (len(address) <= ADDRESS_OCTETS and MAILBOX.fullmatch(address)):
+            return "553 5.1.7 That sender address cannot be used"
+        return None
+
+    def _refuse_recipient(self, address, parameters):
+        if address.isprintable() and self.receiver.room.is_routed(address):
+            return None
+        return "550 5.1.1 There is no such address here"
+
+
+class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
+    def push(self, answer):
+        if answer == b"250 PIPELINING":  # the end of the answer to LHLO
+            super().push(b"250-8BITMIME")  # RFC 2033, section 5
+            super().push(b"250-SIZE %d" % self.receiver.room.max_message_size)
+        super().push(answer)
+
+    def say(self, answer):
+        self.push(answer.encode("ascii"))
+
+    def unstuffed(self, data):
+        # Salmon 3.3.0 compares a number with b"." and leaves the dots of RFC 5321, section 4.5.2.
+        return data.replace(b"\r\n.", b"\r\n")
+
+
+class _SMTPChannel(_Channel, smtpd.SMTPChannel):
+    def say(self, answer):
+        self.push(answer)
+
+    def _getaddr(self, arg):
+        # `email`, which Salmon asks, decodes =?utf-8?q?alice?=@b.example: that is somebody else.
+        return (arg, "") if MAILBOX.fullmatch(arg[1:-1]) else super()._getaddr(arg)
+
+    def smtp_RCPT(self, arg):
+        # One answer follows the mail; it cannot say that one recipient has it and another has not.
+        if self.rcpttos:
+            self.say("452 4.5.3 One recipient a transaction, please")
+        else:
+            super().smtp_RCPT(arg)
+
+
+class _Receiver:
+    """What both receivers do: accept, loop, answer, and stop politely."""
+
+    def __init__(self, room, host, port):
+        self.room = room
+        self.host = host
+        self.port = port
+        self.stopping = False
+        self._next_sweep = 0
+        self._rest_until = 0
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.host}:{self.port}>"
+
+    def close(self):
+        asyncore.dispatcher.close(self)  # without the traceback that Salmon logs
+
+    def bind(self):
+        """Open the port; the operating system chooses a free one for port 0. Raises `OSError` when it is taken."""
+        super().__init__(self.host, self.port)
+        self.port = self.socket.getsockname()[1]
+        self.socket.listen(CONNECTIONS)
+
+    def start(self):
+        """Open the port and answer mail until `stop`, or until TERM, HUP or INT; finish the mail at hand first.
+
+        `salmon start` calls this. Ends the process with one line when the port cannot be opened, or the
+        `Mailroom` cannot start.
+        """
+        try:
+            self.bind()
+        except OSError as error:
+            refuse("RECEIVER_HOST, RECEIVER_PORT", (self.host, self.port), f"cannot be used: {error}")
+        self.room.start()
+        self.run()
+
+    def run(self):
+        """Answer mail at the port that `bind` has opened."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._on_signal)
+        LOG.info("%r is ready", self)
+        while not self.stopping:
+            listened = time.monotonic()
+            asyncore.poll2(0.2, self._map)
+            self._drop_idle(listened)
+        LOG.info("%r is going down", self)
+        self._close_channels()
+
+    def stop(self):
+        """Make `start` return, from another thread or a signal."""
+        self.stopping = True
+
+    def readable(self):
+        return len(self._map) <= CONNECTIONS and time.monotonic() >= self._rest_until
+
+    def handle_accept(self):
+        try:
+            accepted = self.accept()
+        except OSError as error:  # too many open files; Salmon's would close the port for good
+            LOG.error("%r cannot take a connection now: %s", self, error)
+            self._rest_until = time.monotonic() + REST_SECONDS
+            return
+        if accepted is None:
+            return
+        connection, address = accepted
+        try:
+            # Salmon answers in small writes; without this, each waits for the other side's ACK.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.getpeername()
+        except OSError:  # it has gone already, and Salmon's channel would not survive that
+            connection.close()
+        else:
+            self.channel(connection, address)
+
+    def log_info(self, message, type="info"):
+        LOG.error("%s", message)
+
+    def answer(self, peer, sender, recipient, data):
+        """Deliver one mail; return None when it was handled, otherwise the answer that refuses it."""
+        mail = f"mail from {sender!r} to {recipient!r}, Message-ID {message_id(data)}"
+        try:
+            self.room.deliver(peer, sender, recipient, data)
+            return None
+        except SMTPError as error:
+            answer = _one_line(str(error))
+            if re.match("[45][0-9][0-9] ", answer):
+                LOG.warning("refused %s: %s%s", mail, answer, f" ({error.__cause__!r})" if error.__cause__ else "")
+                return answer
+            LOG.exception("failed %s", mail)
+        except BaseException:  # SystemExit as well: no handler ends the server
+            LOG.exception("failed %s", mail)
+        return "451 4.3.0 The mail could not be handled now; try again later"
+
+    def _on_signal(self, number, frame):
+        for again in STOP_SIGNALS:
+            signal.signal(again, signal.SIG_DFL)
+        self.stop()
+
+    def _drop_idle(self, listened):
+        """Bid farewell to those who had been silent for too long when we last listened; what came since is not read."""
+        if listened < self._next_sweep:
+            return
+        self._next_sweep = listened + IDLE_SECONDS / 10
+        for channel in self._channels():
+            if channel.active < listened - IDLE_SECONDS:
+                channel.close_with_421("4.4.2 Nothing was heard for too long")
+
+    def _close_channels(self):
+        self.del_channel()
+        self.socket.close()
+        for channel in self._channels():
+            channel.close_with_421("4.3.2 The service is going down")
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._channels() and time.monotonic() < deadline:
+            asyncore.poll2(0.1, self._map)
+
+    def _channels(self):
+        return [channel for channel in list(self._map.values()) if getattr(channel, "receiver", None) is self]
+
+
+class LMTPReceiver(_Receiver, server.LMTPReceiver):
+    """Salmon's LMTP receiver (RFC 2033): takes mail for a `Mailroom` at `host` and `port`, once it is started."""
+
+    def channel(self, connection, address):
+        return _LMTPChannel(self, connection, address)
+
+
+class SMTPReceiver(_Receiver, server.SMTPReceiver):
+    """Salmon's SMTP receiver (RFC 5321): like `LMTPReceiver`, one recipient a transaction."""
+
+    def channel(self, connection, address):
+        return _SMTPChannel(self, connection, address, data_size_limit=self.room.max_message_size)
+
+
+def _text(path):
+    """Return the address in what Salmon's channels hand over: text or octets, with or without brackets."""
+    text = path.decode("ascii") if isinstance(path, bytes) else path
+    return text[1:-1] if text.startswith("<") else text
+
+
+def _one_line(answer):
+    """Return `answer` fit for the wire, whatever a handler put into its `SMTPError`."""
+    return " ".join(answer.encode("ascii", "replace").decode("ascii").split())[:500]

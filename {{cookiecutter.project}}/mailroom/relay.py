@@ -1,0 +1,222 @@
+"""How mail goes out: through one relay, over one connection for as long as that lives.
+
+What a handler sends is held until its mail has been handled, the twin of what
+`mailroom.storage.base` does with the states.
+"""
+
+import re
+import smtplib
+import ssl
+import threading
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import getaddresses
+
+from salmon import server
+from salmon.server import SMTPError
+
+TIMEOUT = 30  # seconds, in which nothing comes from the relay
+LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
+
+BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without a name, or the null sender
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A mail on its way out: envelope sender, recipients, and the message in octets."""
+
+    sender: str
+    recipients: tuple
+    data: bytes
+
+
+class Relay(server.Relay):
+    """`salmon.server.Relay` with a timeout, a kept connection, and replies that wait for their mail.
+
+    `username` and `password` log in; `tls` asks for TLS and checks the certificate.
+    """
+
+    def __init__(self, host, port, username="", password="", tls=False, timeout=TIMEOUT):
+        super().__init__(host, port, username, password, starttls=tls)
+        self.timeout = timeout
+        self._connection = None
+        self._one_mail = threading.RLock()
+        self._here = threading.local()
+
+    @contextmanager
+    def held(self):
+        """Hold what is delivered within the block; send it at the end or, on an exception, never.
+
+        Yields the list of `Envelope`s. Raises `salmon.server.SMTPError` when the relay fails; of
+        several mails, those before the one that failed have been sent.
+        """
+        self._here.held = held = []
+        try:
+            yield held
+        finally:
+            self._here.held = None
+        for envelope in held:
+            self.send_now(envelope)
+
+    def deliver(self, message, To=None, From=None):
+        """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
+
+        Without `To` an `email.message.Message` goes to its To, Cc and Bcc, and nobody reads of Bcc.
+        `From` is the envelope sender, `<>` for the null sender. Raises
+        `salmon.server.SMTPError`, 451 when sending again may help and 550 when not.
+        """
+        recipients = To or getattr(message, "To", None) or _recipients(message)
+        sender = From or getattr(message, "From", None) or message["From"]
+        envelope = Envelope(_addresses(sender)[0], _addresses(recipients), _octets(message))
+        _commands(envelope)  # raises now, and not when others of this mail have left
+        held = getattr(self._here, "held", None)
+        if held is None:
+            self.send_now(envelope)
+        else:
+            held.append(envelope)
+
+    def configure_relay(self, hostname):
+        """Return a new connection to the relay, encrypted and logged in as the settings ask."""
+        connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
+        try:
+            if self.starttls:
+                connection.starttls(context=ssl.create_default_context())
+            if self.username:
+                connection.login(self.username, self.password)
+            connection.ehlo_or_helo_if_needed()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def send_now(self, envelope):
+        """Send one `Envelope`; raise `salmon.server.SMTPError` 451 or 550 when the relay does not take it."""
+        with self._one_mail:
+            try:
+                self._offer(envelope)
+                _exchange(self._connection, [_stuffed(envelope.data) + b"."])
+            except (OSError, smtplib.SMTPException) as error:
+                self._forget()
+                raise _refusal(error) from error
+
+    def close(self):
+        """Say goodbye to the relay, and do not wait for an answer."""
+        with self._one_mail:
+            if self._connection is not None:
+                try:
+                    self._connection.putcmd("QUIT")
+                except smtplib.SMTPException:
+                    pass
+            self._forget()
+
+    def _offer(self, envelope):
+        """Say all that comes before the content, over the kept connection or, when the relay has ended that, a new one.
+
+        Until the content nothing has been sent, so nothing is sent twice.
+        """
+        if self._connection is not None:
+            try:
+                _offer(self._connection, envelope)
+                return
+            except smtplib.SMTPServerDisconnected:
+                pass
+            except smtplib.SMTPResponseException as error:
+                if error.smtp_code != 421:
+                    raise
+            self._forget()
+        try:
+            self._connection = self.configure_relay(self.hostname)
+        except (OSError, smtplib.SMTPException) as error:
+            raise ConnectionError(f"no connection to {self}: {error}") from error
+        _offer(self._connection, envelope)
+
+    def _forget(self):
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+def _offer(connection, envelope):
+    options = ""
+    if connection.has_extn("size"):
+        options += f" SIZE={len(envelope.data)}"
+    if connection.has_extn("8bitmime") and not envelope.data.isascii():
+        options += " BODY=8BITMIME"
+    lines = _commands(envelope, options)
+    if connection.has_extn("pipelining"):
+        _exchange(connection, lines)
+    else:
+        for line in lines:
+            _exchange(connection, [line])
+
+
+def _commands(envelope, options=""):
+    """Return all that is said before the content; raise `ValueError` for an address that cannot be sent."""
+    paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
+    commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
+    if not all(map(str.isprintable, commands)):
+        raise ValueError(f"an address that cannot be sent: {envelope.sender!r} or one of {envelope.recipients!r}")
+    return [command.encode("ascii") for command in commands]
+
+
+def _exchange(connection, lines):
+    """Send lines at once (RFC 2920) and take an answer to each; raise `smtplib.SMTPResponseException` for a refusal."""
+    connection.send(b"".join(line + b"\r\n" for line in lines))
+    for line in lines:
+        code, text = connection.getreply()
+        # Where 354 does not ask for it, the content would be read as commands.
+        as_wanted = code == 354 if line == b"DATA" else 200 <= code < 300
+        if not as_wanted:
+            raise smtplib.SMTPResponseException(code, text)
+
+
+def _stuffed(data):
+    """Return lines of octets as they stand before the dot that ends a mail (RFC 5321, section 4.5.2)."""
+    data = data if data.endswith(b"\r\n") else data + b"\r\n"
+    return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
+
+
+def _refusal(error):
+    """Return the `salmon.server.SMTPError` for what became of a transaction."""
+    code = getattr(error, "smtp_code", 0)
+    if code >= 500 and code not in LOGIN_WANTED:
+        return SMTPError(550, "5.7.1 The relay refused the reply")
+    return SMTPError(451, "4.4.0 The relay does not take the reply now")
+
+
+def _addresses(value):
+    """Return the bare addresses in a header's text or a list of such texts; raise `ValueError` when there is none."""
+    if isinstance(value, str) and BARE.fullmatch(value):
+        return (value,)  # as it is: Python 3.13.0 does not read a@[127.0.0.1]
+    texts = [value] if isinstance(value, str) else list(value)
+    addresses = tuple(address for _, address in getaddresses(texts) if address)
+    if not addresses:
+        raise ValueError(f"no address in {value!r}")
+    return addresses
+
+
+def _recipients(message):
+    """Return what stands in the headers that name recipients."""
+    if isinstance(message, Message):
+        return [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
+    return message["To"]
+
+
+def _octets(message):
+    """Return the message with CRLF line ends; one that came in (`MailRequest`) exactly as it came."""
+    if isinstance(message, Message):
+        message = copy(message)
+        del message["Bcc"]  # the copies are blind
+    if isinstance(message, bytes):
+        data = message
+    elif hasattr(message, "Data"):
+        data = message.Data
+    elif hasattr(message, "as_bytes"):
+        data = message.as_bytes(policy=message.policy.clone(cte_type="7bit", linesep="\r\n"))
+    else:
+        data = str(message)
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogateescape")
+    return re.sub(rb"\r\n|\r|\n", b"\r\n", data)

@@ -1,0 +1,95 @@
+"""Make the answer to a mail, marked so that no program answers it in turn."""
+
+import hashlib
+import re
+from email.header import Header
+from email.message import Message
+from email.utils import formataddr, formatdate, make_msgid, parseaddr
+
+from mailroom.loops import header, is_from_machine
+from mailroom.plain_text import one_line, plain_text
+
+MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
+EMPTY_LINE = re.compile(r"\n[ \t]*\n")
+MAX_REFERENCES = 20
+MAX_REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one line
+MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
+
+
+def make_reply(message, template, sender, reply_to, variables):
+    """Return the octets of an answer to a `Message`, None when it must not be answered.
+
+    The arguments and errors are those of `Message.reply`.
+    """
+    room = message.room
+    if is_from_machine(message) or room.reply_limit.is_reached(message.From):
+        return None
+    text = room.templates.get_template(template).render(domain=room.domain, **variables)
+    subject, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
+    if not empty_line:
+        raise ValueError(f"{template} has no empty line between its subject and its text")
+    message.replies += 1
+    answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
+    headers = {
+        "From": _mailbox(sender),
+        "To": message.envelope_sender,
+        "Reply-To": reply_to and _mailbox(reply_to),
+        "Subject": _subject(one_line(subject)),
+        "Date": formatdate(),
+        "Message-ID": _message_id(message, template),
+        "Auto-Submitted": "auto-replied",
+        "In-Reply-To": " ".join(answered),
+        "References": " ".join([*_thread(message), *answered]),
+    }
+    return plain_text(headers, text.rstrip("\n") + "\n")
+
+
+def with_usual_headers(mail, domain):
+    """Return an `email.message.Message` with Date and Message-ID, as RFC 5322, section 3.6, asks; others as they are."""
+    if isinstance(mail, Message):
+        if "Date" not in mail:
+            mail["Date"] = formatdate()
+        if "Message-ID" not in mail:
+            mail["Message-ID"] = make_msgid(domain=domain)
+    return mail
+
+
+def _thread(message):
+    """Return the last of the mails that the mail itself refers to."""
+    thread = MESSAGE_ID.findall(header(message, "References"))[-MAX_REFERENCES:]
+    if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers
+        answered = MESSAGE_ID.findall(header(message, "In-Reply-To"))
+        thread = answered if len(answered) == 1 else []
+    while sum(map(len, thread)) + len(thread) > MAX_REFERENCES_OCTETS:
+        del thread[0]
+    return thread
+
+
+def _subject(text):
+    """Return a subject, encoded as RFC 2047 asks where it must be."""
+    if text.isascii() and len(text) <= MAX_LINE:
+        return text
+    return Header(text, "utf-8", header_name="Subject")
+
+
+def _mailbox(text):
+    """Return an address with or without a name, the name encoded as RFC 2047 asks."""
+    text = one_line(text)
+    if text.isascii() and "<" not in text:
+        return text
+    name, address = parseaddr(text)
+    if "@" not in address:
+        raise ValueError(f"no address in {text!r}; a name with other characters than letters needs quotes")
+    if name.isascii():
+        return formataddr((name, address))
+    mailbox = Header(name, "utf-8", header_name="Reply-To")
+    mailbox.append(f"<{address}>", "us-ascii")
+    return mailbox
+
+
+def _message_id(message, template):
+    """Return the Message-ID of an answer: the same again when the same mail is answered again."""
+    answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data
+    text = repr((answered, message.From, message.To, template, message.replies))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"<{digest[:40]}@{message.room.domain}>"

@@ -1,0 +1,219 @@
+"""What happens to one mail: its handlers run, its replies go out and its states are kept, or nothing happened.
+
+The order is handle, send, commit, and only then 250.
+"""
+
+import importlib.util
+import logging
+import re
+import sys
+
+import jinja2
+from salmon import view
+from salmon.routing import Router, salmon_setting
+from salmon.server import SMTPError
+from salmon.utils import import_settings
+
+from mailroom import handlers as known
+from mailroom.files import make_private
+from mailroom.loops import ReplyLimit, is_from_machine
+from mailroom.message import read
+from mailroom.reply import with_usual_headers
+from mailroom.settings import refuse
+from mailroom.signing import Tokens
+from mailroom.storage.base import MailStates
+
+LOG = logging.getLogger(__name__)
+
+MAX_HOPS = 100  # RFC 5321, section 6.3
+MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
+
+
+class Mailroom:
+    """Handle mail for `domain` with Salmon's Router.
+
+    `relay` takes what goes out. `templates` is a folder in a package, such as `app/templates`. `secret_key`
+    signs tokens. An address gets at most `replies_per_hour` replies, from this worker. `renamed_states`,
+    `{old: new}`, names the states that were renamed since the last release. A mail has at most
+    `max_message_size` octets.
+    """
+
+    def __init__(
+        self,
+        relay,
+        domain,
+        templates,
+        secret_key,
+        replies_per_hour=20,
+        renamed_states=(),
+        max_message_size=10 * 1024 * 1024,
+    ):
+        if not secret_key:
+            refuse(
+                "SECRET_KEY", "", "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints"
+            )
+        self.relay = relay
+        self.domain = domain.lower()
+        self.templates = jinja2.Environment(
+            loader=jinja2.PackageLoader(*templates.split("/", 1)),
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
+        )
+        self.tokens = Tokens(secret_key)
+        self.reply_limit = ReplyLimit(replies_per_hour)
+        self.renamed_states = dict(renamed_states)
+        self.max_message_size = max_message_size
+
+    @property
+    def storage(self):
+        """The storage that the Router has now, wherever it was attached, as a `MailStates`."""
+        if not isinstance(Router.STATE_STORE, MailStates):
+            Router.STATE_STORE = MailStates(Router.STATE_STORE)
+        return Router.STATE_STORE
+
+    def load(self, handlers):
+        """Load modules of handlers into the Router, and compile the templates; raise what a broken one raises.
+
+        Ends the process with one line when a module is not there, or when none of them has a route.
+        """
+        for module in handlers:
+            if not _exists(module):
+                refuse("HANDLERS", handlers, f"cannot be used: there is no module {module}")
+        view.LOADER = self.templates
+        Router.RELOAD = False  # with it, every mail imports all handlers anew
+        Router.LOG_EXCEPTIONS = False  # a handler's exception reaches the receiver, which answers 451
+        Router.UNDELIVERABLE_QUEUE = self
+        Router.defaults(host=re.escape(self.domain))
+        Router.load(handlers)
+        if not Router.ORDER:
+            refuse("HANDLERS", handlers, "cannot be used: they have no routes")
+        known.states_by_module.cache_clear()
+        for name in self.templates.list_templates(["msg"]):
+            self.templates.get_template(name)
+
+    def start(self):
+        """Prepare for mail: open the storage, and rename states. Receivers call this before they answer.
+
+        Ends the process with one line when the storage cannot be used, or when a stored state has no handler.
+        """
+        try:
+            for folder in ("run", "logs"):  # Salmon's daemon creates them, with its umask of 0
+                make_private(folder)
+        except OSError as error:
+            sys.exit(
+                f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application,"
+                " for example by `sudo -u OWNER` before the command"
+            )
+        try:
+            self.storage.open()
+            known.rename(self.storage, self.renamed_states)
+        except ValueError as error:
+            refuse("RENAMED_STATES", self.renamed_states, f"cannot be used: {error}")
+        except SMTPError as error:
+            refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
+
+    def is_routed(self, address):
+        """Return whether any handler takes mail for `address`."""
+        return any(True for _ in Router.match(address.lower()))
+
+    def address(self, recipient):
+        """Return `recipient`, in our own domain when it has none."""
+        return recipient if "@" in recipient else f"{recipient}@{self.domain}"
+
+    def deliver(self, peer, sender, recipient, data):
+        """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
+
+        `sender` is the envelope sender, empty for the null sender. Whatever is raised, no state has
+        changed; a reply has left only where the relay failed after it, or the commit did, and comes
+        again with the same Message-ID. Raises `salmon.server.SMTPError` with the answer for the client,
+        550 for an address without a handler; anything else is a fault of a handler and wants a 451.
+        """
+        message = read(self, peer, sender, recipient, data)
+        handlers = [handler for found, _ in Router.match(message.To) for handler in found]
+        if not handlers:
+            raise SMTPError(550, "5.1.1 There is no such address here")
+        if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
+            raise SMTPError(554, "5.4.6 The mail goes round in circles")
+        machine = is_from_machine(message)
+        stateless = machine or self.reply_limit.is_reached(message.From)
+        states = self.storage
+        with states.conversation(message.From, stateless):
+            with self.relay.held() as sent:
+                if not stateless:
+                    _refuse_without_handler(message, handlers)
+                _handle(message, states)
+                states.check()  # before a reply leaves, again at every try
+            replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
+            self.reply_limit.count(message.From, len(replies))
+        LOG.info(
+            "%s mail from %r to %r, Message-ID %s, sent: %d",
+            "ignored" if message.unhandled else "handled",
+            message.From,
+            message.To,
+            message_id(data),
+            len(sent),
+        )
+        if stateless:
+            LOG.info("not answered: %s", "automated mail" if machine else "replies_per_hour is reached")
+
+    def send(self, mail, to=None, sender=None):
+        """Send an `email.message.EmailMessage`, or hold it where mail is being handled.
+
+        `to` is an address or several, by default those in the headers To, Cc and Bcc. `sender` is the
+        envelope sender, by default the address in From, and `<>` the null sender. Date and Message-ID are
+        added where they are missing. Raises what `Relay.deliver` raises.
+        """
+        self.relay.deliver(with_usual_headers(mail, self.domain), To=to, From=sender)
+
+    def push(self, message):
+        """Mark a mail that no handler took; the Router calls this as its `UNDELIVERABLE_QUEUE`."""
+        message.unhandled = True
+
+
+def current():
+    """Return the `Mailroom` that `config.boot` or `config.testing` has put into Salmon's settings."""
+    return import_settings(False).room
+
+
+def message_id(data):
+    """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
+    found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
+    return found[1].decode("ascii") if found else "unknown"
+
+
+def _exists(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # nor is its package
+        return False
+
+
+def _refuse_without_handler(message, handlers):
+    """Raise `salmon.server.SMTPError` when the sender is in a state in which none of the `handlers` takes mail.
+
+    451 where the state has no handler at all, so that one that comes back with the next release
+    finds the mail; 550 where other addresses have it, and no stateless handler is here.
+    """
+    stateful = [handler for handler in handlers if not salmon_setting(handler, "stateless")]
+    if not stateful or any(Router.in_state(handler, message) for handler in stateful):
+        return
+    for module in {handler.__module__: None for handler in stateful}:
+        state = Router.get_state(module, message)
+        reason = LookupError(f"nothing in {module} takes mail for {message.To} of a sender in {state}")
+        if not known.has_handler(Router.state_key(module, message), state):
+            raise SMTPError(451, "4.3.0 No handler fits the state of the sender") from reason
+    if len(stateful) == len(handlers):
+        raise SMTPError(550, "5.7.1 There is nothing for you at this address now") from reason
+
+
+def _handle(message, states):
+    """Let the Router call the handlers; raise `TypeError` for the next state of one that no handler has."""
+    try:
+        Router.deliver(message)
+    except AttributeError as error:
+        if error.name not in ("__module__", "__name__"):  # by which the Router knows a state
+            raise
+        raise TypeError(f"a handler for {message.To} returned {error.obj!r}, which is no handler") from None
+    for key, _, state in states.changes():
+        if not known.has_handler(key, state):
+            raise TypeError(f"a handler for {message.To} returned {state}, which has no route in {key}")

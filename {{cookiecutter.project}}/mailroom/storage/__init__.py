@@ -1,0 +1,1 @@
+"""Storages that remember which handler comes next for each sender."""

@@ -1,0 +1,249 @@
+"""The memory of the state machine: one SQLite file for any number of processes of one machine.
+
+What Salmon asks of a storage stands in its "Writing A State Storage Backend": `get`, `set` and
+`clear`, thread safe, process safe, and every key exactly as it was given.
+"""
+
+import logging
+import os
+import random
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from salmon.routing import ROUTE_FIRST_STATE, StateStorage
+from salmon.server import SMTPError
+
+from mailroom.storage.locks import SenderLocks
+
+LOG = logging.getLogger(__name__)
+
+# How long, in seconds, a read trusts that the file is still there; to look costs as much as half a read.
+SEEN_LASTS = 1e-3
+
+CREATE = """
+    CREATE TABLE IF NOT EXISTS states (
+        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (key, sender)
+    ) WITHOUT ROWID"""
+SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
+UPSERT = """
+    INSERT INTO states VALUES (?, ?, ?)
+    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state"""
+DELETE = "DELETE FROM states WHERE key = ? AND sender = ?"
+FIRST_PAGE = "SELECT * FROM states ORDER BY key, sender LIMIT 1000"
+NEXT_PAGE = "SELECT * FROM states WHERE (key, sender) > (?, ?) ORDER BY key, sender LIMIT 1000"
+
+
+# One thread at a time is in SQLite, whatever storage it uses, and a fork waits for it: neither a
+# connection nor a lock that another thread holds must cross a fork. Before it every storage is
+# closed, and either side opens its own at the next call.
+_one_thread = threading.RLock()
+_storages = weakref.WeakSet()
+
+
+class SQLiteStorage(StateStorage):
+    """States in one SQLite file, on disk at the moment `set` returns.
+
+    `path` is the file; it and its folder are made when missing, for their owner only. With
+    `protected`, `clear` refuses. A busy database is waited for, `timeout` seconds at most, and the
+    turn of a sender `turn_timeout` seconds.
+
+    Every method raises `salmon.server.SMTPError` 451 when the database fails (busy for too long,
+    damaged, full, gone), so that the sending server keeps the mail and tries again.
+    """
+
+    _cursor = None
+
+    def __init__(self, path, protected=False, timeout=5.0, turn_timeout=2.0):
+        self.path = os.path.abspath(path)
+        self.protected = protected
+        self.timeout = timeout
+        self._shown = os.fspath(path)
+        self._file = None
+        self._locks = SenderLocks(self.path + "-turns", turn_timeout)
+        self._run(CREATE, create=True)
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def get(self, key, sender):
+        """Return the state of `sender` under `key`, `START` where there is none."""
+        rows = self._run(SELECT, (_cell(key), _cell(sender)))
+        return _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
+
+    def set(self, key, sender, state):
+        """Remember `state`; `START` forgets the row."""
+        self._run(*_change(key, sender, state), writes=True)
+
+    def set_all(self, rows):
+        """Remember many `(key, sender, state)` rows: all of them or, if anything fails, none.
+
+        `rows` may be a stream of any length. Other writers wait from its first row to its last.
+        """
+        # BEGIN waits for other writers; what follows does not.
+        self._run("BEGIN IMMEDIATE", writes=True, then=lambda: self._write_all(rows))
+
+    def clear(self):
+        """Forget every state; raise `RuntimeError` when the storage is protected."""
+        if self.protected:
+            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
+        self._run("DELETE FROM states", writes=True)
+
+    def __iter__(self):
+        """Yield `(key, sender, state)` rows by a page at a time; no lock is held in between."""
+        rows = self._run(FIRST_PAGE)
+        while rows:
+            for row in rows:
+                yield tuple(map(_value, row))
+            rows = self._run(NEXT_PAGE, rows[-1][:2])
+
+    @contextmanager
+    def conversation(self, sender):
+        """Hold the turn of `sender` among the processes of this machine."""
+        with ExitStack() as turn:
+            try:
+                turn.enter_context(self._locks.lock(sender))
+            except TimeoutError as error:
+                raise SMTPError(451, "4.3.0 Another mail of this sender is being handled") from error
+            except OSError as error:
+                raise SMTPError(451, "4.3.0 The turns of the senders are not available") from error
+            yield
+
+    def close(self):
+        """Close the file; the next call opens it again."""
+        with _one_thread:
+            if self._cursor is not None:
+                self._cursor.connection.close()
+            self._cursor = None
+
+    def __del__(self):
+        self.close()
+
+    def _run(self, sql, parameters=(), writes=False, create=False, then=None):
+        """Return the rows of a statement; call `then` after it, before any other thread comes in.
+
+        It is tried again while another process is in the way. SQLite's own busy handler waits
+        in steps that grow, and one process starved for seconds; short random ones share better.
+        """
+        deadline = None
+        while True:
+            with _one_thread:
+                try:
+                    if self._cursor is None:
+                        self._open(create)
+                    if writes or time.monotonic() > self._look_again:
+                        self._look()
+                    rows = self._cursor.execute(sql, parameters).fetchall()
+                    if then:
+                        then()
+                    return rows
+                except (sqlite3.Error, OSError) as error:
+                    deadline = deadline or time.monotonic() + self.timeout
+                    busy = isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
+                    if not busy:
+                        self.close()
+                    if not busy or time.monotonic() > deadline:
+                        LOG.error("%s: %s", self, error)
+                        raise SMTPError(451, "4.3.0 The state storage is not available") from error
+            time.sleep(random.uniform(0.0005, 0.005))
+
+    def _open(self, create):
+        _storages.add(self)
+        if create:
+            _create(self.path)
+        # mode=rw: a file that has gone is an error, not an empty storage.
+        connection = sqlite3.connect(
+            f"{Path(self.path).as_uri()}?mode=rw",
+            uri=True,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # With NORMAL, a power cut takes everything since the last checkpoint.
+            connection.execute("PRAGMA synchronous = FULL")
+            # Who is forgotten is not to be found in the file either.
+            connection.execute("PRAGMA secure_delete = ON")
+            if sys.platform == "darwin":  # whose fsync leaves data in the drive's cache
+                connection.execute("PRAGMA fullfsync = ON")
+                connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            self._file = None
+            self._look()
+        except BaseException:
+            connection.close()
+            raise
+        self._cursor = connection.cursor()
+
+    def _look(self):
+        """Refuse to go on when the open file is not the one at our path: writes would be lost."""
+        status = os.stat(self.path)
+        identity = status.st_dev, status.st_ino
+        if self._file not in (None, identity):
+            raise OSError(f"{self.path} was replaced while it was open")
+        self._file = identity
+        self._look_again = time.monotonic() + SEEN_LASTS
+
+    def _write_all(self, rows):
+        cursor = self._cursor
+        try:
+            for row in rows:
+                cursor.execute(*_change(*row))
+            cursor.execute("COMMIT")
+        except BaseException as error:
+            cursor.connection.rollback()
+            if isinstance(error, sqlite3.OperationalError):  # never tried again: the stream is used up
+                raise sqlite3.DatabaseError(str(error)) from error
+            raise
+
+
+def _create(path):
+    """Make the file before SQLite does, for its owner only; SQLite's -wal and -shm take its mode.
+
+    Only ever a new file: to close one that SQLite has open gives back the locks of the whole
+    process (https://sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _change(key, sender, state):
+    if state == ROUTE_FIRST_STATE:
+        return DELETE, (_cell(key), _cell(sender))
+    return UPSERT, (_cell(key), _cell(sender), _cell(state))
+
+
+def _cell(value):
+    """Return what stands for `value` in the file: itself, or bytes where a text would not do.
+
+    A lone surrogate has no UTF-8. None would be NULL, of which a key may have many.
+    """
+    if value is None:
+        return b""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _value(cell):
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "surrogatepass") if cell else None
+    return cell
+
+
+def _before_fork():
+    _one_thread.acquire()
+    for storage in list(_storages):
+        storage.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_one_thread.release, after_in_child=_one_thread.release)

@@ -1,0 +1,62 @@
+"""Test handlers: `receive` this mail, then `assert_in_state`, and look at the replies.
+
+    (welcome,) = receive("alice@people.example", confirmation["Reply-To"])
+    assert_in_state(SUBSCRIBED, "alice@people.example", "news")
+
+`tests/conftest.py` imports `config.testing` and names the plugin `mailroom.testing.plugin`, which clears
+states and mail before every test.
+"""
+
+import email
+from email.policy import default
+
+from salmon.routing import Router
+
+from mailroom.handlers import state_key
+from mailroom.relay import Relay
+from mailroom.room import current
+from mailroom.testing.exchange import PEER, make_mail
+
+__all__ = ["Outbox", "assert_in_state", "put_in_state", "receive", "receive_data"]
+
+
+class Outbox(Relay):
+    """A relay that keeps what would be sent in the list `sent`, for tests and for trying things out."""
+
+    def __init__(self):
+        super().__init__("nowhere", 25)
+        self.sent = []
+
+    def send_now(self, envelope):
+        self.sent.append(envelope)
+
+
+def receive(sender, recipient, text="Hello.\n", **headers):
+    """Handle a mail as the receiver does, and return the replies to it as `EmailMessage`s.
+
+    `recipient` may do without the domain. Headers are given as `Auto_Submitted="no"`. Raises what the
+    handler raises, or `salmon.server.SMTPError` when the mail is refused.
+    """
+    recipient = current().address(recipient)
+    headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return receive_data(sender, recipient, make_mail(sender, recipient, headers, text))
+
+
+def receive_data(sender, recipient, data):
+    """Handle the octets of a mail as `receive` does."""
+    sent = current().relay.sent
+    before = len(sent)
+    current().deliver(PEER, sender, current().address(recipient), data)
+    return [email.message_from_bytes(envelope.data, policy=default) for envelope in sent[before:]]
+
+
+def assert_in_state(state, sender, to=None):
+    """Fail unless `sender` is in `state`, a handler; `to` is an address, where states depend on that."""
+    key = state_key(state.__module__, sender, to)
+    actual = Router.STATE_STORE.get(key, sender.lower())
+    assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
+
+
+def put_in_state(state, sender, to=None):
+    """Put `sender` into `state`, a handler; `to` is an address, where states depend on that."""
+    Router.STATE_STORE.set(state_key(state.__module__, sender, to), sender.lower(), state.__name__)

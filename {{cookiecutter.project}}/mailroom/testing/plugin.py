@@ -1,0 +1,50 @@
+"""A pytest plugin: clear everything before each test, and play the transcripts in `conversations/`."""
+
+import pytest
+from salmon.routing import Router
+
+from mailroom.room import current
+from mailroom.testing.transcript import Difference, Transcript
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    """Clear states, outgoing mail and counted replies; every test has this without asking."""
+    clear()
+
+
+def clear():
+    """Forget all states, outgoing mail and counted replies."""
+    Router.clear_states()
+    current().relay.sent.clear()
+    current().reply_limit.clear()
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == ".txt" and file_path.parent.name == "conversations":
+        return TranscriptFile.from_parent(parent, path=file_path)
+    return None
+
+
+class TranscriptFile(pytest.File):
+    """A transcript; `mailroom/testing/transcript.py` says how to write one."""
+
+    def collect(self):
+        yield TranscriptItem.from_parent(self, name="goes_as_written")
+
+
+class TranscriptItem(pytest.Item):
+    """One test: the conversation goes as it is written."""
+
+    def setup(self):
+        clear()
+
+    def runtest(self):
+        for _ in Transcript(self.path.name, self.path.read_text("utf-8")).play():
+            pass
+
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if excinfo.errisinstance(Difference) else super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, None, f"{self.path.name} goes as written"

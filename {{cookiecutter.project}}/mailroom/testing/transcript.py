@@ -1,0 +1,247 @@
+"""Conversations written down, to be read by anyone: test, demonstration and manual at once.
+
+    # Alice joins.                                 a line for the reader
+    alice@people.example -> news-subscribe         a mail; an address without a domain is ours, <> is the null sender
+        Subject: Hello                             what the mail says, where that matters: headers, an empty
+                                                   line, text; all of it indented
+        I want to join.
+    <- Subject: Please confirm your subscription   the reply: headers, an empty line, lines of its text
+       Reply-To: {confirm}                         {name} is anything at first, and the same ever after
+    bob@people.example <- Subject: Alice is here   a mail to somebody else, to several with commas
+    [CONFIRMING]                                   the state of the sender now; [dev: START] at another address
+    550                                            or: the mail is refused with this code, or code and text
+
+All mails that go out are written down, in their order: without a `<-`, none does.
+"""
+
+import re
+import textwrap
+from dataclasses import dataclass, field
+
+from mailroom import room
+from mailroom.plain_text import one_line
+from mailroom.testing.exchange import envelope_sender, exchange, make_mail, state_at
+
+MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
+REPLY = re.compile(r"(\S+\s+)?<-(?:\s+(.*))?")
+STATE = re.compile(r"\[(?:([^\s:\]]+):\s*)?(\w+)\]")
+REFUSAL = re.compile(r"[45]\d\d\b.*")
+HEADER = re.compile(r"([!-9;-~]+):\s*(.*)")
+NAME = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+class Difference(Exception):
+    """A line of a transcript that does not hold, or cannot be read; its text says where and what came instead."""
+
+
+@dataclass
+class Line:
+    """An expectation: its number and text in the file, and the lines below that belong to it."""
+
+    number: int
+    text: str
+    below: list = field(default_factory=list)
+
+
+@dataclass
+class Mail:
+    """A mail of a transcript: its line, the comments before it, and what is expected."""
+
+    line: Line
+    notes: list
+    expected: list = field(default_factory=list)
+
+
+class Transcript:
+    """The conversation in `text`; `name` is what messages call it. Raises `Difference` for a line that is none."""
+
+    def __init__(self, name, text):
+        self.name = name
+        self.mails = []
+        self._notes = []
+        self._open = None
+        for number, line in enumerate(text.expandtabs().splitlines(), 1):
+            self._read(Line(number, line.rstrip()))
+        if not self.mails:
+            raise Difference(f"{name} has no mail; one begins like: alice@people.example -> news-subscribe")
+
+    def play(self):
+        """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold."""
+        names = {"domain": room.current().domain}
+        for mail in self.mails:
+            sender, recipient = self._addresses(mail.line, names)
+            came = exchange(sender, recipient, self._made_mail(mail.line, sender, recipient, names))
+            yield mail, came
+            self._compare(mail, came, names)
+
+    def _read(self, line):
+        if not line.text or line.text[0] == " ":
+            if self._open:
+                self._open.below.append(line)
+            elif line.text:
+                raise self._broken(line, "belongs to no mail")
+            return
+        self._open = None
+        if line.text[0] == "#":
+            self._notes.append(line.text.lstrip("# "))
+        elif MAIL.fullmatch(line.text):
+            self.mails.append(Mail(line, self._notes))
+            self._notes, self._open = [], line
+        elif not (REPLY.fullmatch(line.text) or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text)):
+            raise self._broken(line, "is none of: # a note, a@b.example -> address, <- Header: text, [STATE], 550")
+        elif not self.mails:
+            raise self._broken(line, "comes before the first mail")
+        else:
+            self.mails[-1].expected.append(line)
+            self._open = line if REPLY.fullmatch(line.text) else None
+
+    def _addresses(self, line, names):
+        sender, recipient = (_fill(part, names) for part in MAIL.fullmatch(line.text).groups())
+        unknown = NAME.search(sender + recipient)
+        if unknown:
+            raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
+        return envelope_sender(sender), room.current().address(recipient)
+
+    def _made_mail(self, line, sender, recipient, names):
+        headers, text = self._headers_and_text(line.below)
+        headers = [(name, _fill(value, names)) for _, name, value in headers]
+        text = textwrap.dedent("\n".join(part.text for part in text)).strip("\n") or "Hello."
+        try:
+            return make_mail(sender, recipient, headers, _fill(text, names) + "\n")
+        except ValueError as error:
+            raise self._broken(line, f"makes no mail: {error}") from error
+
+    def _headers_and_text(self, below):
+        """Return the `(line, name, value)` of the headers in indented lines, and the lines of the text after them."""
+        headers = []
+        for position, line in enumerate(below):
+            if not line.text.strip():
+                return headers, below[position + 1 :]
+            header = HEADER.fullmatch(line.text.strip())
+            if not header:
+                raise self._broken(line, "is no header; text comes after an empty line")
+            headers.append((line, header[1], header[2]))
+        return headers, []
+
+    def _compare(self, mail, came, names):
+        sent = list(came.sent)
+        refused = False
+        for line in mail.expected:
+            state = STATE.fullmatch(line.text)
+            if state:
+                self._compare_state(line, *state.groups(), came)
+            elif REFUSAL.fullmatch(line.text):
+                refused = True
+                if not (came.refusal or "250").startswith(line.text):
+                    raise self._differs(line, came)
+            elif sent:
+                self._compare_reply(line, *sent.pop(0), came, names)
+            else:
+                raise self._differs(line, came)
+        if sent or (came.refusal and not refused):
+            raise self._differs(mail.line, came)
+
+    def _compare_state(self, line, address, state, came):
+        if not address and came.after != state:
+            raise self._differs(line, came)
+        if address:
+            now = state_at(room.current().address(address), came.sender)
+            if now != state:
+                raise self._differs(line, came, [f"[{address}: {now}]"])
+
+    def _compare_reply(self, line, to, reply, came, names):
+        wanted_to, first = REPLY.fullmatch(line.text).groups()
+        if not _matches((wanted_to or "").strip(), to, names):
+            raise self._differs(line, came)
+        headers, text = self._headers_and_text([Line(line.number, first or ""), *line.below] if first else line.below)
+        for place, name, value in headers:
+            actual = [one_line(str(header)) for header in reply.get_all(name, [])]
+            if not any(_matches(value, header, names) for header in actual):
+                if place.number == line.number:  # most likely another reply altogether
+                    raise self._differs(line, came)
+                raise self._differs(place, came, [f"{name}: {header}" for header in actual])
+        actual = iter(text_of(reply).splitlines())
+        for wanted in text:
+            if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in actual):
+                raise self._differs(wanted, came, text_of(reply).splitlines())
+
+    def _broken(self, line, why):
+        return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
+
+    def _differs(self, line, came, instead=None):
+        lines = instead or outcome(came) or ["nothing"]
+        expected = line.text if line.text.strip() else "(nothing)"
+        if MAIL.fullmatch(line.text):
+            expected += "    (and nothing that is not written below it)"
+        return Difference(
+            f"{self.name}, line {line.number} does not hold:\n\n    {expected.strip()}\n\n"
+            "This came instead:\n\n" + textwrap.indent("\n".join(lines), "    ")
+        )
+
+
+class Recorder:
+    """Writes a conversation down in `file`, mail by mail, as a transcript."""
+
+    def __init__(self, file):
+        self.file = file
+        self._names = {}
+
+    def record(self, came, headers=(), text=""):
+        """Write an `Exchange`, and what of its mail is worth to be kept."""
+        recipient = came.recipient.removesuffix(f"@{room.current().domain}")
+        lines = [f"{came.sender or '<>'} -> {self._names.get(came.recipient, recipient)}"]
+        lines += [f"    {name}: {value}" for name, value in headers]
+        lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
+        for _, mail in came.sent:
+            if mail["Reply-To"]:
+                self._names.setdefault(str(mail["Reply-To"]), "{" + f"reply_to_{len(self._names) + 1}" + "}")
+        for line in outcome(came):
+            header, _, value = line.rpartition(": ")
+            lines.append(f"{header}: {self._names[value]}" if value in self._names else line)
+        lines.sort(key=lambda line: not line.startswith("#"))  # a note explains what follows
+        self.file.write("\n".join(lines) + "\n\n")
+        self.file.flush()
+
+
+def outcome(came):
+    """Return what became of a mail as lines of a transcript."""
+    lines = [came.refusal] if came.refusal else []
+    for to, mail in came.sent:
+        lines.append(f"{to} <- Subject: {one_line(str(mail['Subject'] or ''))}".lstrip())
+        if mail["Reply-To"]:
+            lines.append(f"   Reply-To: {one_line(str(mail['Reply-To']))}")
+    if came.after:
+        lines.append(f"[{came.after}]")
+    if came.note:
+        lines.append(f"# {one_line(came.note)}")
+    return lines
+
+
+def text_of(mail):
+    """Return the plain text of an `email.message.EmailMessage`, empty where there is none that can be read."""
+    part = mail.get_body(("plain",))
+    try:
+        return part.get_content() if part else ""
+    except (LookupError, UnicodeError, ValueError):
+        return ""
+
+
+def _fill(text, names):
+    return NAME.sub(lambda name: names.get(name[1], name[0]), text)
+
+
+def _matches(expected, actual, names):
+    """Tell whether a text is as expected; a name that had no value gets the one it stands for here."""
+    pattern, end, new = "", 0, set()
+    for name in NAME.finditer(expected):
+        pattern += re.escape(expected[end : name.start()])
+        end = name.end()
+        if name[1] in names:
+            pattern += re.escape(names[name[1]])
+        else:
+            pattern += f"(?P={name[1]})" if name[1] in new else f"(?P<{name[1]}>.+?)"
+            new.add(name[1])
+    found = re.fullmatch(pattern + re.escape(expected[end:]), actual)
+    if found:
+        names.update(found.groupdict())
+    return bool(found)

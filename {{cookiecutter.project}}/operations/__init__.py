@@ -1,1 +1,0 @@
-"""What `operate.py` does, a command a module."""

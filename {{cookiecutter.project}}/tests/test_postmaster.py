@@ -1,0 +1,32 @@
+"""postmaster@ and abuse@ reach a person, also when a machine writes to them."""
+
+import pytest
+from salmon.server import SMTPError
+
+from config import settings
+from mailroom.testing import receive, receive_data
+
+MAIL = b"From: carol@people.example\nSubject: help\n\n.a line with a dot\nK\xc3\xb6ln\n"
+
+
+@pytest.mark.parametrize("role", ["postmaster", "abuse", "Postmaster"])
+@pytest.mark.parametrize("sender", ["carol@people.example", ""])
+def test_mail_to_a_role_goes_on_as_it_came(role, sender):
+    receive_data(sender, role, MAIL)
+
+    (sent,) = settings.relay.sent
+    assert sent.recipients == (settings.postmaster,)
+    assert sent.sender == "<>"
+    assert sent.data == MAIL.replace(b"\n", b"\r\n")
+
+
+def test_postmaster_without_a_domain():
+    assert settings.room.is_routed("postmaster")
+
+
+@pytest.mark.parametrize("address", ["nobody", "postmaster2", "news-", "news-foo", "xnews", "news@other.example"])
+def test_nobody_else_is_here(address):
+    with pytest.raises(SMTPError) as refused:
+        receive("carol@people.example", address)
+
+    assert refused.value.code == 550

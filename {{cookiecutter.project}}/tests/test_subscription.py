@@ -1,0 +1,103 @@
+"""The table of the states, mail by mail."""
+
+import pytest
+from salmon.routing import Router
+
+from app.handlers.subscription import CONFIRMING, START, SUBSCRIBED
+from config import settings
+from mailroom.testing import assert_in_state, put_in_state, receive
+
+ALICE = "alice@people.example"
+BOB = "bob@people.example"
+
+
+def confirm(sender=ALICE, list_name="news", now=None):
+    return f"news-confirm-{settings.room.tokens.make(list_name, sender, now)}"
+
+
+@pytest.mark.parametrize(
+    "before, to, after, subject",
+    [
+        (START, "news-subscribe", CONFIRMING, "Please confirm your subscription to news"),
+        (START, "news", START, "You are not subscribed to news"),
+        (START, "news-unsubscribe", START, "You are not subscribed to news"),
+        (START, confirm(), START, "You are not subscribed to news"),
+        (CONFIRMING, confirm(), SUBSCRIBED, "Welcome to news"),
+        (CONFIRMING, confirm()[:-1] + "x", CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, confirm(BOB), CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, confirm(list_name="other"), CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, confirm(now=0), CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news-confirm-nonsense", CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news-subscribe", CONFIRMING, "Please confirm your subscription to news"),
+        (CONFIRMING, "news", CONFIRMING, "Your subscription to news is not confirmed yet"),
+        (CONFIRMING, "news-unsubscribe", CONFIRMING, "Your subscription to news is not confirmed yet"),
+        (SUBSCRIBED, "news", SUBSCRIBED, "Your mail to news has arrived"),
+        (SUBSCRIBED, "news-unsubscribe", START, "Goodbye from news"),
+        (SUBSCRIBED, "news-subscribe", SUBSCRIBED, "You are subscribed to news already"),
+        (SUBSCRIBED, confirm(), SUBSCRIBED, "You are subscribed to news already"),
+    ],
+)
+def test_a_mail_moves_its_sender_and_is_answered(before, to, after, subject):
+    put_in_state(before, ALICE, "news")
+
+    replies = receive(ALICE, to)
+
+    assert_in_state(after, ALICE, "news")
+    assert [reply["Subject"] for reply in replies] == [subject]
+    assert [reply["To"] for reply in replies] == [ALICE]
+
+
+def test_a_whole_conversation():
+    (confirmation,) = receive(ALICE, "news-subscribe")
+    (welcome,) = receive(ALICE, confirmation["Reply-To"])
+    (received,) = receive(ALICE, "news")
+    (goodbye,) = receive(ALICE, "news-unsubscribe")
+
+    assert_in_state(START, ALICE, "news")
+    assert [mail["Subject"] for mail in (welcome, received, goodbye)] == [
+        "Welcome to news",
+        "Your mail to news has arrived",
+        "Goodbye from news",
+    ]
+
+
+def test_addresses_do_not_mind_capitals():
+    (confirmation,) = receive("Alice@People.Example", "news-subscribe".title())
+    receive(ALICE, confirmation["Reply-To"].upper())
+
+    assert_in_state(SUBSCRIBED, ALICE, "news")
+
+
+def test_an_answer_goes_to_the_sender_as_they_are_written():
+    """Capitals may matter to the server of the sender: RFC 5321, section 2.4."""
+    (reply,) = receive("Alice.B@People.Example", "news-subscribe")
+
+    assert reply["To"] == "Alice.B@People.Example"
+    assert settings.relay.sent[-1].recipients == ("Alice.B@People.Example",)
+    assert_in_state(CONFIRMING, "alice.b@people.example", "news")
+
+
+def test_senders_do_not_share_a_state():
+    receive(ALICE, "news-subscribe")
+
+    assert_in_state(CONFIRMING, ALICE, "news")
+    assert_in_state(START, BOB, "news")
+
+
+def test_the_key_of_a_state_names_the_list():
+    receive(ALICE, "news-subscribe")
+
+    assert Router.STATE_STORE.get("app.handlers.subscription:news", ALICE) == "CONFIRMING"
+
+
+def test_the_longest_confirmation_address_fits_a_local_part():
+    longest = confirm().replace("news", "x" * 16)
+
+    assert len(longest) <= 64  # RFC 5321, section 4.5.3.1.1
+
+
+def test_confirmations_come_back_to_our_own_domain():
+    (confirmation,) = receive(ALICE, "news-subscribe")
+
+    assert confirmation["From"] == f"news@{settings.mail_domain}"
+    assert confirmation["Reply-To"].endswith(f"@{settings.mail_domain}")

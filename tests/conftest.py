@@ -1,6 +1,7 @@
 """What all tests of the template share: see `baking`, `application` and `sink` beside this file."""
 
 import os
+import sys
 
 import pytest
 
@@ -8,6 +9,10 @@ from tests import baking
 from tests.application import Application
 from tests.postgresql import Server
 from tests.sink import Sink
+
+# `mailroom` is imported from the template itself. Its compiled files stay out of there: cookiecutter would copy them.
+os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(baking.TEMPLATE / ".pytest_cache/pycache")
+sys.path.append(str(baking.TEMPLATE / "{{cookiecutter.project}}"))
 
 
 def pytest_xdist_auto_num_workers():

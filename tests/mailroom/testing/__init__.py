@@ -1,0 +1,1 @@
+"""Tests of the package `mailroom`, which need no generated application."""

@@ -7,10 +7,11 @@ from unittest.mock import patch
 
 import pytest
 import salmon.utils
-from mailroom import Mailroom
-from mailroom.testing import Outbox
 from salmon import view
 from salmon.routing import MemoryStorage, Router
+
+from mailroom import Mailroom
+from mailroom.testing import Outbox
 
 NAME = "tests.mailroom.trial_list"
 ROUTES = {"REGISTERED": {}, "ORDER": [], "HANDLERS": {}, "DEFAULT_CAPTURES": {"host": re.escape("example.com")}}

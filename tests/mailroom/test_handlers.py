@@ -1,13 +1,12 @@
-"""Nobody is left in a state that no handler has."""
+"""No sender stays in a state that has no handler."""
 
 import pytest
 from salmon.routing import MemoryStorage
 
-from app.model import renamed_states
-from app.model.mail_states import MailStates
+from mailroom.handlers import rename, state_key
+from mailroom.storage.base import MailStates
 
-pytestmark = pytest.mark.usefixtures("trial_list")
-MODULE = "tests.trial_list"
+MODULE = "tests.mailroom.trial_list"
 
 
 class Rows:
@@ -46,9 +45,9 @@ def storage():
         ({"ASKED": "CONFIRMING", "SUBSCRIBED": "CONFIRMING", "CONFIRMING": "START"}, "CONFIRMING"),
     ],
 )
-def test_states_without_a_handler_are_renamed(storage, renames, state):
-    renamed_states.rename(storage, renames)
-    renamed_states.rename(storage, {})
+def test_states_without_handler_are_renamed_once(storage, renames, state):
+    rename(storage, renames)
+    rename(storage, {})
 
     assert list(storage) == [
         (f"{MODULE}:news", "alice", state),
@@ -57,29 +56,27 @@ def test_states_without_a_handler_are_renamed(storage, renames, state):
     ]
 
 
-def test_a_state_that_is_given_up_is_forgotten(storage):
-    renamed_states.rename(storage, {"ASKED": "START"})
+def test_state_renamed_to_start_is_forgotten(storage):
+    rename(storage, {"ASKED": "START"})
 
     assert list(storage) == [(f"{MODULE}:dev", "carol", "SUBSCRIBED")]
 
 
-def test_a_module_that_is_renamed():
+def test_module_is_renamed():
     storage = Rows(("app.handlers.lists:news", "alice", "SUBSCRIBED"))
 
-    renamed_states.rename(storage, {"app.handlers.lists.SUBSCRIBED": f"{MODULE}.SUBSCRIBED"})
+    rename(storage, {"app.handlers.lists.SUBSCRIBED": f"{MODULE}.SUBSCRIBED"})
 
     assert list(storage) == [(f"{MODULE}:news", "alice", "SUBSCRIBED")]
 
 
 @pytest.mark.parametrize("module", [MODULE, "app.handlers.older"])
-def test_nobodys_state_is_overwritten_by_that_of_a_module_that_is_renamed(module):
+def test_renamed_module_overwrites_no_state(module):
     storage = Rows(("app.handlers.lists:news", "alice", "CONFIRMING"), (f"{module}:news", "alice", "SUBSCRIBED"))
     before = list(storage)
 
     with pytest.raises(ValueError, match=f"alice has a state under {MODULE}:news already"):
-        renamed_states.rename(
-            storage, {name: f"{MODULE}.SUBSCRIBED" for name in ("CONFIRMING", "app.handlers.older.SUBSCRIBED")}
-        )
+        rename(storage, {name: f"{MODULE}.SUBSCRIBED" for name in ("CONFIRMING", "app.handlers.older.SUBSCRIBED")})
 
     assert list(storage) == before
 
@@ -87,18 +84,25 @@ def test_nobodys_state_is_overwritten_by_that_of_a_module_that_is_renamed(module
 @pytest.mark.parametrize(
     "renames", [{}, {"ASKED": "NOWHERE"}, {"ASKED": "WAITING", "WAITING": "ASKED"}, {"asked": "START"}]
 )
-def test_who_would_be_nowhere_is_counted_and_nothing_changes(storage, renames):
+def test_states_that_stay_without_handler_are_counted_and_nothing_changes(storage, renames):
     before = list(storage)
 
     with pytest.raises(ValueError, match=rf"{MODULE}.ASKED \(2\); for example renamed_states = {{'ASKED': 'START'}}"):
-        renamed_states.rename(storage, renames)
+        rename(storage, renames)
 
     assert list(storage) == before
 
 
-def test_keys_of_ones_own_are_left_alone():
-    renamed_states.rename(Rows(("news", "alice", "SUBSCRIBED"), (None, None, "CONFIRMING")), {})
+def test_states_under_keys_without_a_module_are_left_alone():
+    rename(Rows(("news", "alice", "SUBSCRIBED"), (None, None, "CONFIRMING")), {})
 
 
-def test_a_storage_that_cannot_be_walked_through():
-    renamed_states.rename(MailStates(MemoryStorage()), {})
+def test_storage_without_iteration_is_left_alone():
+    rename(MailStates(MemoryStorage()), {})
+
+
+def test_state_key_depends_on_the_address_where_the_handlers_say_so():
+    assert state_key(MODULE, "alice@people.example", "dev") == f"{MODULE}:dev"
+    assert state_key("without.a.generator", "alice@people.example") == "without.a.generator"
+    with pytest.raises(ValueError, match="depends on the address"):
+        state_key(MODULE, "alice@people.example")

@@ -1,17 +1,23 @@
-"""Mail that is made to be hard to read, and mail that only looks like it."""
+"""Reading a mail: text and headers, however broken, and what is refused."""
+
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 
 import pytest
 from salmon.server import SMTPError
 
-from app.mail.request import read
-from tests.conversation import receive_data
+from mailroom.message import read
+from mailroom.testing import receive_data
 
 ALICE = "alice@people.example"
 NESTED = b"Content-Type: multipart/mixed; boundary=b%d%s\n\n--b%d\n"
 
 
-def reading(data):
-    return read(("127.0.0.1", 0), ALICE, "news@example.com", data)
+@pytest.fixture
+def reading(room):
+    """A function: return the `Message` in these octets."""
+    return lambda data: read(room, ("127.0.0.1", 0), ALICE, "news@example.com", data)
 
 
 @pytest.mark.parametrize(
@@ -26,14 +32,14 @@ def reading(data):
     ],
     ids=["reports", "lone CR", "parameters", "nested", "headers", "lines"],
 )
-def test_what_would_take_minutes_to_read_is_refused(data):
+def test_mail_that_takes_minutes_to_read_is_refused(reading, data):
     with pytest.raises(SMTPError) as refused:
         reading(data)
     assert refused.value.code == 554
 
 
 @pytest.mark.parametrize("line", [b"-- a comment in SQL", b"Content-Type: multipart/mixed", b"; a=b", b"--b"])
-def test_a_text_may_have_any_lines(line):
+def test_text_may_look_like_parts_of_a_mail(reading, line):
     text = (line + b"\n") * 2000
     assert reading(b"Subject: hello\n\n" + text).body().encode() == text
 
@@ -41,7 +47,7 @@ def test_a_text_may_have_any_lines(line):
 @pytest.mark.parametrize(
     "header", ["Auto-Submitted : auto-replied", "Subject\t: hello\nList-Id: <x>", "X : y\r\nPrecedence: bulk"]
 )
-def test_space_before_a_colon_hides_no_machine(trial_list, header):
+def test_space_before_a_colon_does_not_hide_automated_mail(header):
     assert receive_data(ALICE, "news-subscribe", f"{header}\n\nHello.\n".encode()) == []
 
 
@@ -56,7 +62,7 @@ def test_space_before_a_colon_hides_no_machine(trial_list, header):
         ("Comments: none", None),
     ],
 )
-def test_a_header_is_one_line_of_text_however_broken(line, text):
+def test_header_is_one_line_of_text_however_broken(reading, line, text):
     assert reading(f"{line}\n\nHello.\n".encode())["Subject"] == text
 
 
@@ -80,5 +86,45 @@ TEXTS = (
         (b"Content-Type: text/plain; charset=ascii\n\nHi \xfc", "Hi \ufffd"),
     ],
 )
-def test_the_body_is_text_whatever_stands_around_it(data, text):
+def test_body_is_the_text_among_other_parts(reading, data, text):
     assert reading(data).body() == text
+
+
+def test_token_is_for_its_sender_and_its_name(reading):
+    message = reading(b"\n")
+    token = message.token("news")
+
+    assert message.has_token(token, "news")
+    assert not message.has_token(token, "dev")
+    message.From = "bob@people.example"
+    assert not message.has_token(token, "news")
+
+
+def test_forwarded_mail_leaves_as_it_came(reading, sent):
+    reading(b"Subject: help\n\n.a dot\nK\xc3\xb6ln\n").forward(to="root@localhost")
+
+    (forwarded,) = sent
+    assert (forwarded.sender, forwarded.recipients) == ("<>", ("root@localhost",))
+    assert forwarded.data == b"Subject: help\r\n\r\n.a dot\r\nK\xc3\xb6ln\r\n"
+
+
+def test_mail_of_the_handler_gets_date_and_message_id(reading, sent):
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "News <news@example.com>", "bob@people.example", "Alice is here"
+    mail.set_content("Say hello.\n")
+    reading(b"\n").send(mail)
+
+    (envelope,) = sent
+    assert (envelope.sender, envelope.recipients) == ("news@example.com", ("bob@people.example",))
+    arrived = message_from_bytes(envelope.data, policy=default)
+    assert arrived["Date"] and arrived["Message-ID"].endswith("@example.com>")
+
+
+def test_envelope_of_a_mail_may_differ_from_its_headers(reading, sent):
+    mail = EmailMessage()
+    mail["From"], mail["To"] = "news@example.com", "list:;"
+    reading(b"\n").send(mail, to=["bob@people.example", "carol@people.example"], sender="news-bounces@example.com")
+
+    (envelope,) = sent
+    assert envelope.sender == "news-bounces@example.com"
+    assert envelope.recipients == ("bob@people.example", "carol@people.example")

@@ -1,11 +1,11 @@
-"""What leaves as plain text can be read again, whatever the text and the headers were."""
+"""A mail of plain text is read as it was written, whatever text and headers are."""
 
 import email
 from email.policy import default
 
 import pytest
 
-from app.mail.plain_text import one_line, plain_text
+from mailroom.plain_text import one_line, plain_text
 
 
 def read(headers, text="Hello.\n"):
@@ -25,13 +25,13 @@ def read(headers, text="Hello.\n"):
         "tab\tand NUL\0\n",
     ],
 )
-def test_the_text_arrives(text):
+def test_text_arrives_as_it_was_written(text):
     mail = read({"Subject": "hello"}, text)
 
     assert mail.get_content().replace("\r\n", "\n") == text
 
 
-def test_lines_are_what_the_wire_wants():
+def test_lines_are_ascii_and_short_enough_for_smtp():
     octets = plain_text({"Subject": "hello", "To": "alice@people.example"}, "one\r\ntwo\n" + "ü" * 2000)
 
     lines = octets.split(b"\r\n")
@@ -40,17 +40,17 @@ def test_lines_are_what_the_wire_wants():
     assert max(map(len, lines)) <= 998
 
 
-def test_what_is_empty_is_left_out():
+def test_empty_header_is_left_out():
     assert "Reply-To" not in read({"Subject": "hello", "Reply-To": None})
 
 
 @pytest.mark.parametrize("text", ["a\r\nBcc: eve@evil.example", "a\nb", "a\0b", "a\x1cb", "a\x0bb\x0cc"])
-def test_a_text_begins_no_other_header(text):
+def test_line_end_in_a_header_starts_no_other_header(text):
     assert read({"Subject": text}).keys()[:2] == ["Subject", "MIME-Version"]
 
 
 @pytest.mark.parametrize("text", ["a\r\nBcc: eve@evil.example", "a\nb", "a\0b", "a\x85b\u2028c", "\ud800"])
-def test_one_line_is_one_line(text):
+def test_one_line_has_no_line_ends_and_no_surrogates(text):
     line = one_line(text)
 
     assert line.isprintable() and line.splitlines() == [line]

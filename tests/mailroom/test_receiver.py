@@ -1,60 +1,70 @@
-"""The receiver itself, spoken to over loopback as a mail server would."""
+"""The receivers, spoken to over loopback as a mail server does."""
 
 import smtplib
+import socket
 import threading
 
 import pytest
 
-from app.mail.receiver import open_receiver
-from config import settings
-from tests.conversation import assert_in_state
-from tests.trial_list import CONFIRMING
+from mailroom import LMTPReceiver, SMTPReceiver
+from mailroom.testing import assert_in_state
+from tests.mailroom.trial_list import CONFIRMING
 
-pytestmark = pytest.mark.usefixtures("trial_list")
 ALICE = "alice@people.example"
 MAIL = "From: alice@people.example\r\nSubject: hello\r\n\r\n.a dot\r\n"
 
 
-@pytest.fixture(params=["lmtp", "smtp"])
-def client(request):
-    receiver = open_receiver(request.param, "127.0.0.1", 0, max_message_size=10_000)
-    thread = threading.Thread(target=receiver.start)
+@pytest.fixture(params=[LMTPReceiver, SMTPReceiver])
+def client(request, room):
+    room.max_message_size = 10_000
+    receiver = request.param(room, "127.0.0.1", 0)
+    receiver.open()
+    thread = threading.Thread(target=receiver.run)
     thread.start()
     try:
-        connect = {"lmtp": smtplib.LMTP, "smtp": smtplib.SMTP}[request.param]
-        with connect(*receiver.socket.getsockname(), timeout=10) as client:
+        connect = {LMTPReceiver: smtplib.LMTP, SMTPReceiver: smtplib.SMTP}[request.param]
+        with connect("127.0.0.1", receiver.port, timeout=10) as client:
             yield client
     finally:
         receiver.stop()
         thread.join(10)
 
 
+@pytest.mark.parametrize("kind", [LMTPReceiver, SMTPReceiver])
+def test_receiver_opens_its_port_at_start_only(room, kind):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        receiver = kind(room, *taken.getsockname())
+
+        with pytest.raises(SystemExit, match="ERROR: RECEIVER_HOST, RECEIVER_PORT .* cannot be used: .*in use"):
+            receiver.start()
+
+
 def address(local_part):
-    return f"{local_part}@{settings.mail_domain}"
+    return f"{local_part}@example.com"
 
 
-def test_mail_that_was_handled_is_answered_250(client):
+def test_handled_mail_is_answered_250(client, sent):
     client.sendmail(ALICE, [address("news-subscribe")], MAIL)
 
-    assert_in_state(CONFIRMING, ALICE)
-    assert len(settings.relay.sent) == 1
+    assert_in_state(CONFIRMING, ALICE, "news")
+    assert len(sent) == 1
 
 
 @pytest.mark.parametrize("header", ["", "From: bob@people.example\r\n", "From: =?utf-8?b?broken\r\nTo: x\r\n"])
-def test_the_envelope_says_who_writes_to_whom(client, header):
+def test_sender_and_recipient_are_those_of_the_envelope(client, header):
     client.sendmail("Alice@People.Example", [address("News-Subscribe")], f"{header}\r\nHello.\r\n")
 
-    assert_in_state(CONFIRMING, ALICE)
+    assert_in_state(CONFIRMING, ALICE, "news")
 
 
-def test_an_address_that_nobody_handles_is_refused_at_once(client):
+def test_address_without_handler_is_refused_at_rcpt(client):
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)
 
     assert client.rcpt(address("nobody"))[0] == 550
 
 
-def test_a_mail_that_is_too_big_is_refused(client):
+def test_mail_over_max_message_size_is_refused(client):
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)
     client.rcpt(address("news-subscribe"))
@@ -63,14 +73,14 @@ def test_a_mail_that_is_too_big_is_refused(client):
     assert (code, text[:5]) == (552, b"5.3.4")
 
 
-def test_dots_arrive_as_they_were(client):
+def test_leading_dots_arrive_as_they_were(client, sent):
     client.sendmail(ALICE, [address("postmaster")], MAIL)
 
-    assert settings.relay.sent[0].data == MAIL.encode()
+    assert sent[0].data == MAIL.encode()
 
 
-def test_a_handler_that_fails_is_answered_451(client, monkeypatch):
-    monkeypatch.setattr("tests.trial_list.answer", None)
+def test_mail_whose_handler_fails_is_answered_451(client, monkeypatch):
+    monkeypatch.setattr("tests.mailroom.trial_list.answer", None)
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)
     client.rcpt(address("news"))
@@ -78,5 +88,5 @@ def test_a_handler_that_fails_is_answered_451(client, monkeypatch):
     assert client.data(MAIL)[0] == 451
 
 
-def test_what_follows_noop_is_ignored(client):
+def test_words_after_noop_are_ignored(client):
     assert client.docmd("NOOP is anybody there?")[0] == 250

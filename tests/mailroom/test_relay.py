@@ -8,7 +8,7 @@ from email.message import EmailMessage
 import pytest
 from salmon.server import SMTPError
 
-from app.mail.relay import Envelope, Relay
+from mailroom.relay import Envelope, Relay
 
 MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\r\n..two\r\n")
 
@@ -72,7 +72,7 @@ def relay(server):
     relay.close()
 
 
-def test_mails_arrive_as_they_are_over_one_connection(server, relay):
+def test_mails_arrive_octet_by_octet_over_one_connection(server, relay):
     relay.send_now(MAIL)
     relay.send_now(MAIL)
 
@@ -81,7 +81,7 @@ def test_mails_arrive_as_they_are_over_one_connection(server, relay):
 
 
 @pytest.mark.parametrize(("command", "answer", "code"), [("MAIL", "451 no", 451), ("RCPT", "550 no", 550)])
-def test_a_refusal_is_passed_on_and_nothing_was_sent(server, relay, command, answer, code):
+def test_refusal_of_the_relay_is_raised_and_nothing_is_sent(server, relay, command, answer, code):
     server.answers[command] = answer
     with pytest.raises(SMTPError) as refused:
         relay.send_now(MAIL)
@@ -92,7 +92,7 @@ def test_a_refusal_is_passed_on_and_nothing_was_sent(server, relay, command, ans
     assert server.mails == [MAIL.data]
 
 
-def test_a_mail_goes_to_all_its_recipients_and_the_blind_copies_are_blind(server, relay):
+def test_mail_goes_to_all_recipients_and_hides_bcc(server, relay):
     mail = EmailMessage()
     mail["To"], mail["Cc"], mail["Bcc"] = "a@x.example, b@x.example", "c@x.example", "d@x.example"
     with relay.held() as held:
@@ -103,7 +103,7 @@ def test_a_mail_goes_to_all_its_recipients_and_the_blind_copies_are_blind(server
     assert mail["Bcc"] == "d@x.example"
 
 
-def test_a_connection_that_the_relay_has_ended_is_made_anew(server, relay):
+def test_relay_reconnects_when_the_connection_was_closed(server, relay):
     relay.send_now(MAIL)
     server.answers["MAIL"] = None
     with pytest.raises(SMTPError) as refused:
@@ -115,7 +115,7 @@ def test_a_connection_that_the_relay_has_ended_is_made_anew(server, relay):
     assert (len(server.mails), server.connections) == (2, 3)
 
 
-def test_nothing_in_an_address_becomes_a_command(server, relay):
+def test_line_end_in_an_address_becomes_no_command(server, relay):
     with pytest.raises(ValueError):
         relay.send_now(Envelope("<>", ('"a\r\nDATA"@people.example',), MAIL.data))
 

@@ -1,32 +1,19 @@
-"""What the application promises, whatever its handlers do."""
+"""One mail through the `Mailroom`: all of its changes, or none."""
 
 import pytest
 from salmon.routing import Router, route
 from salmon.server import SMTPError
 
-from app.mail import delivery
-from config import settings
-from tests import trial_list
-from tests.conversation import assert_in_state, put_in_state, receive, receive_data
-from tests.trial_list import CONFIRMING, START, SUBSCRIBED
+from mailroom.testing import assert_in_state, put_in_state, receive, receive_data
+from tests.mailroom import trial_list
+from tests.mailroom.trial_list import CONFIRMING, START, SUBSCRIBED
 
-pytestmark = pytest.mark.usefixtures("trial_list")
 ALICE = "alice@people.example"
+MODULE = trial_list.__name__
 
 
-def test_states_and_replies_of_one_test_1():
-    receive(ALICE, "news-subscribe")
-
-    assert_in_state(CONFIRMING, ALICE)
-
-
-def test_are_not_there_in_the_next_2():
-    assert_in_state(START, ALICE)
-    assert settings.relay.sent == []
-
-
-def test_a_handler_that_raises_after_its_reply_changes_nothing_and_sends_nothing(monkeypatch):
-    put_in_state(SUBSCRIBED, ALICE)
+def test_handler_that_fails_after_its_reply_changes_and_sends_nothing(monkeypatch, sent):
+    put_in_state(SUBSCRIBED, ALICE, "news")
     answer = trial_list.answer
 
     def answer_and_fail(*arguments, **options):
@@ -37,38 +24,38 @@ def test_a_handler_that_raises_after_its_reply_changes_nothing_and_sends_nothing
     with pytest.raises(ZeroDivisionError):
         receive(ALICE, "news-unsubscribe")
 
-    assert_in_state(SUBSCRIBED, ALICE)
-    assert settings.relay.sent == []
+    assert_in_state(SUBSCRIBED, ALICE, "news")
+    assert sent == []
 
     monkeypatch.undo()
     receive(ALICE, "news-unsubscribe")
-    assert_in_state(START, ALICE)
+    assert_in_state(START, ALICE, "news")
 
 
-def test_a_relay_that_refuses_changes_nothing(monkeypatch):
+def test_refusal_of_the_relay_changes_no_state(monkeypatch, room):
     def refuse(envelope):
         raise SMTPError(451, "4.4.1 The relay is not available")
 
-    monkeypatch.setattr(settings.relay, "send_now", refuse)
+    monkeypatch.setattr(room.relay, "send_now", refuse)
     with pytest.raises(SMTPError):
         receive(ALICE, "news-subscribe")
 
-    assert_in_state(START, ALICE)
+    assert_in_state(START, ALICE, "news")
 
 
-def test_a_storage_that_fails_at_the_end_changes_nothing(monkeypatch):
+def test_storage_that_fails_at_the_commit_changes_nothing(monkeypatch, room):
     def fail(*row):
         raise SMTPError(451, "4.3.0 The state storage is not available")
 
-    monkeypatch.setattr(Router.STATE_STORE.storage, "set", fail)
+    monkeypatch.setattr(room.storage.storage, "set", fail)
     with pytest.raises(SMTPError):
         receive(ALICE, "news-subscribe")
 
-    assert_in_state(START, ALICE)
+    assert_in_state(START, ALICE, "news")
 
 
-def test_a_state_without_a_handler_is_not_answered_250():
-    Router.STATE_STORE.set("tests.trial_list:news", ALICE, "RENAMED")
+def test_mail_of_a_sender_in_a_state_without_handler_is_answered_451():
+    Router.STATE_STORE.set(f"{MODULE}:news", ALICE, "RENAMED")
 
     with pytest.raises(SMTPError) as refused:
         receive(ALICE, "news")
@@ -76,13 +63,13 @@ def test_a_state_without_a_handler_is_not_answered_250():
     assert refused.value.code == 451
 
 
-def test_a_state_that_other_addresses_have_is_told_at_once():
+def test_mail_to_an_address_that_does_not_handle_the_state_is_answered_550():
     @route("tickets@(host)")
     def OPEN(message, host=None):
         return OPEN
 
-    OPEN.__module__ = trial_list.__name__
-    put_in_state(OPEN, ALICE)
+    OPEN.__module__ = MODULE
+    put_in_state(OPEN, ALICE, "news")
 
     with pytest.raises(SMTPError) as refused:
         receive(ALICE, "news")
@@ -91,12 +78,12 @@ def test_a_state_that_other_addresses_have_is_told_at_once():
 
 
 @pytest.mark.parametrize("returned", [trial_list.answer, dict, "SUBSCRIBED", True], ids=str)
-def test_what_is_no_state_is_not_answered_250(monkeypatch, returned):
+def test_returning_something_that_is_no_handler_is_an_error(monkeypatch, returned):
     monkeypatch.setattr(trial_list, "answer", lambda *arguments: returned)
 
     with pytest.raises(TypeError, match="a handler for news-subscribe@.* returned"):
         receive(ALICE, "news-subscribe")
-    assert_in_state(START, ALICE)
+    assert_in_state(START, ALICE, "news")
 
 
 @pytest.mark.parametrize(
@@ -114,37 +101,37 @@ def test_what_is_no_state_is_not_answered_250(monkeypatch, returned):
         {"X_AutoRespond": "I am away"},
     ],
 )
-def test_machines_are_not_answered_and_change_nothing(headers):
+def test_automated_mail_gets_no_reply_and_changes_no_state(headers):
     assert receive(ALICE, "news-subscribe", **headers) == []
-    assert_in_state(START, ALICE)
+    assert_in_state(START, ALICE, "news")
 
 
-def test_nor_are_reports_who_ever_sends_them():
+def test_report_gets_no_reply_whoever_sends_it():
     report = b"Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\n\nNo.\n--b--\n"
     assert receive_data("mta@people.example", "news-subscribe", report) == []
-    assert_in_state(START, "mta@people.example")
+    assert_in_state(START, "mta@people.example", "news")
 
 
-def test_nor_is_the_null_sender():
+def test_null_sender_gets_no_reply():
     assert receive("", "news-subscribe") == []
-    assert_in_state(START, "")
+    assert_in_state(START, "", "news")
 
 
-def test_people_are_people():
+def test_auto_submitted_no_gets_a_reply():
     assert len(receive(ALICE, "news-subscribe", Auto_Submitted="no")) == 1
 
 
-def test_nobody_gets_more_than_replies_per_hour(monkeypatch):
-    monkeypatch.setattr(settings, "replies_per_hour", 2)
+def test_address_gets_no_more_than_replies_per_hour(monkeypatch, room):
+    monkeypatch.setattr(room.reply_limit, "replies_per_hour", 2)
     receive(ALICE, "news-subscribe")
     receive(ALICE, "news-subscribe")
 
     assert receive(ALICE, "news-unsubscribe") == []
-    assert_in_state(CONFIRMING, ALICE)
+    assert_in_state(CONFIRMING, ALICE, "news")
 
 
-def test_a_list_takes_no_mail_of_another_domain():
-    assert not delivery.is_routed(f"news@not-{settings.mail_domain}")
-    assert not delivery.is_routed(f"news@{settings.mail_domain}.evil.example")
-    similar = settings.mail_domain.replace(".", "-")
-    assert similar == settings.mail_domain or not delivery.is_routed(f"news@{similar}")
+def test_mail_to_other_domains_is_not_routed(room):
+    assert not room.is_routed(f"news@not-{room.domain}")
+    assert not room.is_routed(f"news@{room.domain}.evil.example")
+    similar = room.domain.replace(".", "-")
+    assert similar == room.domain or not room.is_routed(f"news@{similar}")

@@ -1,21 +1,20 @@
-"""The key is the setting, or a file that nobody else reads."""
+"""The signing key is created once, and tokens fit their name, their sender and their time."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.model.secret_key import signing_key, stored_key
+from mailroom.signing import HOURS, Tokens, signing_key
+
+NOW = 1_800_000_000
+tokens = Tokens("only for tests")
 
 
-def test_the_setting_goes_before():
-    assert signing_key("what SECRET_KEY says") == "what SECRET_KEY says"
-
-
-def test_the_key_is_made_once_for_its_owner_only(tmp_path):
+def test_key_is_created_once_for_its_owner_only(tmp_path):
     path = tmp_path / "run" / "secret_key"
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: stored_key(path), range(40)))
+        keys = set(pool.map(lambda _: signing_key(path), range(40)))
 
     assert len(keys) == 1
     assert len(keys.pop()) == 64
@@ -23,8 +22,44 @@ def test_the_key_is_made_once_for_its_owner_only(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["secret_key"]
 
 
-def test_a_damaged_key_is_not_used(tmp_path):
-    (tmp_path / "secret_key").write_text("\n")
+@pytest.mark.parametrize("damaged", [b"\n", b"short\n", b"\xff" * 40])
+def test_damaged_key_ends_the_start_in_one_line(tmp_path, damaged):
+    (tmp_path / "secret_key").write_bytes(damaged)
 
-    with pytest.raises(ValueError):
-        stored_key(tmp_path / "secret_key")
+    with pytest.raises(SystemExit, match="ERROR: SECRET_KEY .*secret_key [^\n]*$"):
+        signing_key(tmp_path / "secret_key")
+
+
+def test_token_of_version_0_1_is_valid():
+    """Confirmation addresses that were mailed before an update work after it."""
+    assert tokens.is_valid("07a1685513ca18b09c2ca4275b", "news", "a@b.example", NOW)
+
+
+def test_token_is_valid_for_its_name_and_sender():
+    token = tokens.make("news", "a@b.example", NOW)
+
+    assert tokens.is_valid(token, "news", "a@b.example", NOW)
+    assert not tokens.is_valid(token, "dev", "a@b.example", NOW)
+    assert not tokens.is_valid(token, "news", "c@b.example", NOW)
+
+
+def test_token_expires():
+    made = NOW + 1
+    token = tokens.make("news", "a@b.example", made)
+
+    assert tokens.is_valid(token, "news", "a@b.example", made + HOURS * 3600)
+    assert not tokens.is_valid(token, "news", "a@b.example", made + (HOURS + 1) * 3600)
+
+
+@pytest.mark.parametrize("position", range(26))
+def test_changed_token_is_not_valid(position):
+    token = tokens.make("news", "a@b.example", NOW)
+    changed = token[:position] + ("1" if token[position] == "0" else "0") + token[position + 1 :]
+
+    assert len(token) == 26
+    assert not tokens.is_valid(changed, "news", "a@b.example", NOW)
+
+
+@pytest.mark.parametrize("nonsense", ["", "0", "xyz", "f" * 26, "-1", "\ud800"])
+def test_nonsense_is_no_token(nonsense):
+    assert not tokens.is_valid(nonsense, "news", "a@b.example", NOW)

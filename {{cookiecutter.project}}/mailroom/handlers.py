@@ -35,20 +35,24 @@ def has_handler(key, state):
     return state == ROUTE_FIRST_STATE or state in names
 
 
-def state_key(module, sender, to):
+def state_key(module, sender, to=None):
     """Return the key under which the handlers in `module` keep the state of `sender` for mail `to` an address.
 
-    `to` may do without the domain, and may be None where states do not depend on it. Raises `ValueError`
-    when the `@state_key_generator` of the module has no key for it.
+    `to` may do without the domain. It may be left out where the key does not depend on it. Raises `ValueError`
+    when the `@state_key_generator` of the module has no key, or a different one for each address.
     """
     from mailroom.message import Message
     from mailroom.room import current  # which imports this module
 
     room = current()
+    addresses = [room.address(to)] if to else ["", room.address("postmaster")]
     try:
-        return Router.state_key(module, Message(room, None, sender, room.address(to or ""), b""))
+        keys = {Router.state_key(module, Message(room, None, sender, address, b"")) for address in addresses}
     except Exception as error:
         raise ValueError(f"{module} has no state key for mail to {to!r}: {error}") from error
+    if len(keys) > 1:
+        raise ValueError(f"the state key of {module} depends on the address that the mail is sent to")
+    return keys.pop()
 
 
 def rename(storage, renames):

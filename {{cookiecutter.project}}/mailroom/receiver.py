@@ -215,7 +215,7 @@ class _Receiver:
     def close(self):
         asyncore.dispatcher.close(self)  # without the traceback that Salmon logs
 
-    def bind(self):
+    def open(self):
         """Open the port; the operating system chooses a free one for port 0. Raises `OSError` when it is taken."""
         super().__init__(self.host, self.port)
         self.port = self.socket.getsockname()[1]
@@ -228,14 +228,14 @@ class _Receiver:
         `Mailroom` cannot start.
         """
         try:
-            self.bind()
+            self.open()
         except OSError as error:
             refuse("RECEIVER_HOST, RECEIVER_PORT", (self.host, self.port), f"cannot be used: {error}")
         self.room.start()
         self.run()
 
     def run(self):
-        """Answer mail at the port that `bind` has opened."""
+        """Answer mail at the port that `open` has opened."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self._on_signal)

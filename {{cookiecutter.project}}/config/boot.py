@@ -1,16 +1,18 @@
 """Put the application together. `salmon start`, `operate.py` and scripts import this; it opens no port."""
 
-import logging.config
 # % if cookiecutter.state_storage == "django"
+import logging.config
 import os
 
 import django
-
-# % else
-
-# % endif
 from salmon.routing import Router
 
+# % else
+import logging.config
+
+from salmon.routing import Router
+
+# % endif
 from config import settings
 # % if cookiecutter.state_storage == "postgresql"
 from mailroom import LMTPReceiver, Mailroom, Relay

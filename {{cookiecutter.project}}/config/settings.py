@@ -8,7 +8,7 @@ from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, validate
 env = Env()
 
 # The one domain whose mail we take, and the lists in it; any other address is refused with 550.
-mail_domain = env.host("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}")
+mail_domain = env.domain("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}")
 lists = env.list(
     "LISTS",
     ["news"],

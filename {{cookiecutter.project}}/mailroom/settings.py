@@ -3,8 +3,11 @@
     env = Env()
     receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
     env.seal()
+
+The methods are those of `environs.Env`, and `domain`, `host` and `address`.
 """
 
+import ipaddress
 import os
 import re
 import sys
@@ -18,14 +21,13 @@ __all__ = ["KEY", "LOGIN", "NAMES", "TEXT", "Env", "refuse", "validate"]
 
 KEY_LENGTH = 32  # characters of a signing key
 HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
-IPV6 = re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*\Z", re.IGNORECASE)
 LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
 PASSWORD_IN_URL = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)[^&'\"]*")
 
 
 class Env(environs.Env):
-    """An `environs.Env` that has read `.env`, and has two more kinds of values: `host` and `address`.
+    """An `environs.Env` that has read `.env`.
 
     The environment goes before `.env`, and both before the default. Under pytest neither counts, so that
     tests are the same on every machine: there, `TEST_RECEIVER_PORT` overrides `receiver_port`.
@@ -34,33 +36,72 @@ class Env(environs.Env):
     def __init__(self) -> None:
         testing = "PYTEST_VERSION" in os.environ
         super().__init__(eager=False, prefix="TEST_" if testing else None)
-        self.add_parser_from_field("host", Host)
-        self.add_parser_from_field("address", Address)
+        for kind in (Domain, Host, Address):
+            self.add_parser_from_field(kind.__name__.lower(), kind)
         if not testing:
-            self.read_env(".env", recurse=False)
+            try:
+                self.read_env(".env", recurse=False)
+            except (OSError, UnicodeError) as error:
+                sys.exit(f"ERROR: .env cannot be read: {error}")
 
     def seal(self) -> None:
-        """Accept no more settings; end the process with one line on stderr when one has a wrong value."""
+        """Accept no more settings; end the process with one line on stderr when one has a wrong value.
+
+        Defaults are checked too: whoever edits `config/settings.py` changes those.
+        """
         try:
             super().seal()
         except environs.EnvValidationError as error:
             name, messages = next(iter(error.error_messages.items()))
-            example = self._fields[name].load_default
-            rule = str(messages[0]).rstrip(".")
-            if isinstance(example, (list, tuple)):
-                example = ",".join(example)
-            if example not in ("", None) and "for example" not in rule:
-                rule += f"; for example {name}={example}"
-            refuse(name, os.environ.get(name, "in .env"), rule)
+            self._refuse(name, self._get_value(name, ""), messages[0])
+        for name, field in self._fields.items():
+            default = field.load_default
+            if self._values.get(name) is default and type(default) in (bool, int, str, list):
+                self._check(name, field, default)
+
+    def _check(self, name: str, field: fields.Field, default: Any) -> None:
+        try:
+            value = field.deserialize(default)
+        except ValidationError as error:
+            field.load_default = None  # it is no example
+            self._refuse(name, default, next(iter(error.messages)))
+        if type(value) is type(default) and value != default:
+            refuse(name, default, f"must be written as {value!r}")
+
+    def _refuse(self, name: str, value: Any, message: object) -> NoReturn:
+        """End the process with what marshmallow says about a value, and the default as an example."""
+        if isinstance(message, int):
+            rule = f"has an invalid value in place {message + 1}"
+        elif message == "Environment variable not set.":
+            rule = "must be set"
+        else:
+            rule = re.sub("^not ", "is not ", str(message)[:1].lower() + str(message)[1:].rstrip("."))
+        example = self._fields[name].load_default
+        if isinstance(example, (list, tuple)):
+            example = ",".join(map(str, example))
+        if isinstance(example, (str, int)) and example != "" and "for example" not in rule:
+            rule += f"; for example {name}={example}"
+        refuse(name, value, rule)
 
 
-class Host(fields.String):
-    """A host name (RFC 1123, section 2.1), in small letters, or an IP address."""
+class Domain(fields.String):
+    """A host name (RFC 1123, section 2.1), in small letters."""
 
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> str:
-        if not (HOST.match(value) or IPV6.match(value)):
-            raise ValidationError("must be a host name or an IP address")
-        return str(value).lower()
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        name: str = super()._deserialize(value, *arguments, **options)
+        if not HOST.match(name):
+            raise ValidationError("must be a host name")
+        return name.lower()
+
+
+class Host(Domain):
+    """A host name or an IP address."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return str(ipaddress.ip_address(str(value)))
+        except ValueError:
+            return super()._deserialize(value, *arguments, **options)
 
 
 class Address(fields.String):
@@ -68,14 +109,17 @@ class Address(fields.String):
 
     def __init__(self, outside: str = "", **options: Any) -> None:
         super().__init__(**options)
-        self.outside = outside
+        self.outside = (outside or "").lower()
 
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> str:
-        local_part, _, host = value.rpartition("@")
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        text: str = super()._deserialize(value, *arguments, **options)
+        local_part, _, host = text.rpartition("@")
+        example = "root@localhost" if self.outside != "localhost" else "root@localhost.localdomain"
         if not (LOCAL_PART.match(local_part) and HOST.match(host)):
-            raise ValidationError("must be a mail address")
-        if host.lower() == (self.outside or "").lower():
-            raise ValidationError(f"must lie outside of {self.outside}, or mail to it goes round in circles")
+            raise ValidationError(f"must be a mail address; for example {example}")
+        if host.lower() == self.outside:
+            rule = f"must lie outside of {self.outside}, or mail to it goes round in circles"
+            raise ValidationError(f"{rule}; for example {example}")
         return f"{local_part}@{host.lower()}"
 
 
@@ -88,7 +132,7 @@ def TEXT(value: str) -> None:
 def LOGIN(value: str) -> None:
     """Accept what `smtplib` can send as a user name or a password."""
     if not (value.isascii() and value.isprintable()):
-        raise ValidationError("must be printable ASCII")
+        raise ValidationError("must be printable ASCII; for example news")
 
 
 def KEY(value: str) -> None:

@@ -1,0 +1,195 @@
+"""A value that cannot be used ends the process with one line that says what would do."""
+
+import pytest
+
+from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, refuse, validate
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """The environment of an application's process: not that of a test, in a folder of its own."""
+    monkeypatch.delenv("PYTEST_VERSION")
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def read(kind, default, **options):
+    """Return the setting `VALUE` as a `config/settings.py` reads it that has no other."""
+    env = Env()
+    value = getattr(env, kind)("VALUE", default, **options)
+    env.seal()
+    return value
+
+
+def refusal(kind, default, **options):
+    with pytest.raises(SystemExit) as end:
+        read(kind, default, **options)
+    return end.value.code
+
+
+def port(env):
+    return env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
+
+
+def test_env_line_is_read_and_environment_overrides_it(environment, tmp_path):
+    (tmp_path / ".env").write_text("RECEIVER_PORT=1\n")
+    assert port(Env()) == 1
+
+    environment.setenv("RECEIVER_PORT", "2")
+    assert port(Env()) == 2
+
+
+def test_env_file_of_a_parent_folder_is_not_read(environment, tmp_path):
+    (tmp_path / ".env").write_text("RECEIVER_PORT=1\n")
+    (tmp_path / "application").mkdir()
+    environment.chdir(tmp_path / "application")
+
+    assert port(Env()) == 8823
+
+
+def test_env_file_that_is_no_text_ends_the_process_with_one_line(environment, tmp_path):
+    (tmp_path / ".env").write_bytes(b"RECEIVER_PORT=\xff\n")
+
+    with pytest.raises(SystemExit, match=r"^ERROR: \.env cannot be read: .*$"):
+        Env()
+
+
+def test_wrong_value_in_env_file_is_named(environment, tmp_path):
+    (tmp_path / ".env").write_text("VALUE=smtp\n")
+
+    assert refusal("int", 8823) == "ERROR: VALUE 'smtp' is not a valid integer; for example VALUE=8823"
+
+
+def test_tests_see_neither_environment_nor_env_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("RECEIVER_PORT=1\n")
+    monkeypatch.setenv("RECEIVER_PORT", "2")
+    assert port(Env()) == 8823
+
+    monkeypatch.setenv("TEST_RECEIVER_PORT", "3")
+    assert port(Env()) == 3
+
+
+GOOD = [
+    ("domain", "EXAMPLE.com", "example.com"),
+    ("domain", "xn--nave-6pa.example", "xn--nave-6pa.example"),
+    ("domain", "1.2.3.4", "1.2.3.4"),
+    ("host", "localhost", "localhost"),
+    ("host", "Relay.Example", "relay.example"),
+    ("host", "127.0.0.1", "127.0.0.1"),
+    ("host", "::1", "::1"),
+    ("address", "o'neil+x@Mail.Example", "o'neil+x@mail.example"),
+    ("bool", "yes", True),
+    ("bool", "Yes", True),
+    ("bool", "0", False),
+]
+BAD = [
+    *(("domain", value) for value in ["", "a b", ".*", "a..b", "-a", "a-", "a" * 64, "a.b" * 90, "a.example\n", "::1"]),
+    *(("domain", value) for value in ["na\xefve", "a@b", "a_b"]),
+    *(("host", value) for value in ["", "a b", "127.0.0.1:25", "http://x", "1:2", "[::1]"]),
+    *(("address", value) for value in ["", "root", "@localhost", "a b@c", "a@b@c", "a@b c", "a,b@c.example", "a@\n"]),
+    *(("bool", value) for value in ["maybe", "ja"]),
+]
+
+
+@pytest.mark.parametrize("kind, text, value", GOOD)
+def test_good_value_is_used_in_its_usual_form(environment, kind, text, value):
+    environment.setenv("VALUE", text)
+
+    assert read(kind, "localhost" if kind != "bool" else False) == value
+
+
+@pytest.mark.parametrize("kind, text", BAD, ids=ascii)
+def test_bad_value_ends_the_process_with_one_line(environment, kind, text):
+    environment.setenv("VALUE", text)
+    default = {"bool": False, "address": "root@localhost"}.get(kind, "localhost")
+
+    said = refusal(kind, default)
+
+    assert said.startswith(f"ERROR: VALUE {text!r} ") and "\n" not in said
+    assert said.endswith((f"; for example VALUE={default}", f"; for example {default}"))
+
+
+@pytest.mark.parametrize(
+    "rule, good, bad",
+    [
+        (TEXT, ["run/states", "postgresql://localhost/mail"], ["", "a\0b", "a\nb", "\ud800"]),
+        (LOGIN, ["", "p ssword"], ["a\nb", "\ud800", "p\xe4ssword"]),
+        (KEY, ["", "k" * 32], ["a\nb", "k" * 31, "k" * 40 + "\n"]),
+        (
+            NAMES("[a-z]+", "must be letters"),
+            [["news"], ["news", "dev"]],
+            [[], ["news", "news"], ["a b"], ["news", ""]],
+        ),
+    ],
+)
+def test_rules_of_texts(rule, good, bad):
+    for value in good:
+        rule(value)
+    for value in bad:
+        with pytest.raises(validate.ValidationError):
+            rule(value)
+
+
+@pytest.mark.parametrize(
+    "kind, default, options, said",
+    [
+        (
+            "int",
+            70000,
+            {"validate": validate.Range(0, 65535)},
+            "70000 must be greater than or equal to 0 and less than",
+        ),
+        ("int", "smtp", {}, "'smtp' is not a valid integer"),
+        ("list", "news", {}, "'news' is not a valid list"),
+        ("list", ["News"], {"subcast": str.lower}, "['News'] must be written as ['news']"),
+        ("domain", "EXAMPLE.com", {}, "'EXAMPLE.com' must be written as 'example.com'"),
+        ("address", "a@news.example", {"outside": "news.example"}, "'a@news.example' must lie outside of news.example"),
+        ("str", "", {"validate": TEXT}, "'' must be printable text"),
+    ],
+)
+def test_default_is_held_to_the_same_rules(environment, kind, default, options, said):
+    """Whoever edits `config/settings.py` changes defaults."""
+    assert refusal(kind, default, **options).startswith(f"ERROR: VALUE {said}")
+
+
+def test_example_is_one_that_would_do(environment):
+    assert refusal("str", "", validate=TEXT).endswith("must be printable text")
+    assert "; for example root@localhost.localdomain" in refusal("address", "a@localhost", outside="localhost")
+    environment.setenv("VALUE", "x")
+    assert refusal("list", [25, 26], subcast=int).endswith("has an invalid value in place 1; for example VALUE=25,26")
+
+
+def test_setting_without_default_must_be_set(environment):
+    assert refusal("str", ...) == "ERROR: VALUE '' must be set"
+
+
+def test_other_kinds_of_environs_work(environment):
+    """Settings of the owner's own may be of any kind that `environs` knows."""
+    environment.setenv("PERIOD", "60s")
+    env = Env()
+    assert env.timedelta("PERIOD").total_seconds() == 60
+    assert env.path("FOLDER", "run/pictures") == "run/pictures"
+    assert env.log_level("LEVEL", "INFO") == "INFO"
+    assert env.float("RATIO", 1) == 1
+    assert env.json("TABLE", {"a": 1}) == {"a": 1}
+    assert env.str("NOTHING", None) is None
+    env.seal()
+
+
+@pytest.mark.parametrize(
+    "name, value, shown",
+    [
+        ("RELAY_PASSWORD", "s3cret", "(not shown)"),
+        ("SECRET_KEY", "s3cret", "(not shown)"),
+        ("API_TOKEN", "s3cret", "(not shown)"),
+        ("SECRET_KEY", "", "''"),
+        ("STATE_DATABASE", "postgresql://mail:s3cret@host/mail", "'postgresql://***@host/mail'"),
+        ("STATE_DATABASE", "postgresql://host/mail?password=s3cret&x=1", "'postgresql://host/mail?password=***&x=1'"),
+    ],
+)
+def test_secrets_are_not_shown(name, value, shown):
+    with pytest.raises(SystemExit) as end:
+        refuse(name, value, "must be another,\nreally")
+
+    assert end.value.code == f"ERROR: {name} {shown} must be another, really"

@@ -10,10 +10,18 @@ import sys
 from email.message import EmailMessage
 from pathlib import Path
 
-from tests.baking import setting_names
+from tests.baking import setting_names, without_pytest
 from tests.waiting import wait_until
 
 SALMON = str(Path(sys.executable).with_name("salmon"))
+
+
+def speak_smtp(folder):
+    """Give the application in `folder` Salmon's SMTP receiver in the place of the LMTP receiver."""
+    boot = folder / "config" / "boot.py"
+    text = boot.read_text()
+    assert text.count("LMTPReceiver(") == 1
+    boot.write_text(text.replace("LMTPReceiver", "SMTPReceiver"))
 
 
 class Application:
@@ -38,13 +46,18 @@ class Application:
             self.kill()
 
     @property
+    def protocol(self):
+        """What its receiver speaks: "lmtp" or "smtp"."""
+        return "smtp" if "SMTPReceiver(" in (self.folder / "config" / "boot.py").read_text() else "lmtp"
+
+    @property
     def environment(self):
         """The environment of its processes: ours, without settings that leaked in, and its own."""
         names = setting_names(self.folder)
         ours = {
             name: value
-            for name, value in os.environ.items()
-            if name not in names and not name.startswith(("PYTEST_", "SALMON_"))
+            for name, value in without_pytest(os.environ).items()
+            if name not in names and not name.startswith("SALMON_")
         }
         return {**ours, **{name: str(value) for name, value in self.settings.items()}}
 
@@ -112,7 +125,7 @@ class Application:
 
     def client(self, **options):
         """Return a connected `smtplib` client of the receiver's protocol."""
-        connect = smtplib.SMTP if self.settings.get("RECEIVER_PROTOCOL") == "smtp" else smtplib.LMTP
+        connect = {"smtp": smtplib.SMTP, "lmtp": smtplib.LMTP}[self.protocol]
         client = connect("127.0.0.1", self.port, timeout=60, **options)
         client.ehlo_or_helo_if_needed()
         return client
@@ -144,10 +157,10 @@ class Application:
         if "@" in recipient:
             return recipient
         settings = (self.folder / "config" / "settings.py").read_text()
-        domain = self.settings.get("MAIL_DOMAIN") or re.search(r'^mail_domain = "(.+)"$', settings, re.MULTILINE)[1]
+        domain = self.settings.get("MAIL_DOMAIN") or re.search(r'"MAIL_DOMAIN", "(.+)"\)', settings)[1]
         return f"{recipient}@{domain}"
 
     def copy(self, folder):
         """Return another application with the same code in `folder`, not started, with nothing remembered."""
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("states*", "secret_key", "__pycache__"))
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("run", "__pycache__"))
         return Application(folder, **self.settings)

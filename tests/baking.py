@@ -1,10 +1,10 @@
 """Bake applications in this process, which takes some 30 ms, and use their modules."""
 
-import ast
 import importlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,14 +43,12 @@ def bake(folder, output_dir=None, **answers):
 
 
 def import_baked(folder, name):
-    """Return the module `name` of the application in `folder`, which other applications do not see."""
+    """Return the module `name` of `app` or `config` in `folder`, which other applications do not see."""
     outside = {module: sys.modules.pop(module) for module in list(sys.modules) if _is_baked(module)}
-    umask = os.umask(0o077)  # as `config` sets it, for the process of an application
     sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
     finally:
-        os.umask(umask)
         sys.path.remove(str(folder))
         for module in [module for module in sys.modules if _is_baked(module)]:
             del sys.modules[module]
@@ -61,7 +59,7 @@ def start_program(folder, program, *arguments, **options):
     """Start a Python program, a file, among the modules of the application in `folder`; return a `Popen` with text pipes."""
     return subprocess.Popen(
         [sys.executable, str(program), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**without_pytest(os.environ), "PYTHONPATH": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,10 +70,13 @@ def start_program(folder, program, *arguments, **options):
 
 def setting_names(folder):
     """Return the names of the environment variables that the application in `folder` listens to."""
-    module = ast.parse((Path(folder) / "config" / "settings.py").read_text())
-    assigned = [node.targets[0] for node in module.body if isinstance(node, ast.Assign)]
-    return [name.id.upper() for name in assigned]
+    return re.findall(r'env\.\w+\(\s*"(\w+)"', (Path(folder) / "config" / "settings.py").read_text())
+
+
+def without_pytest(environment):
+    """Return a copy without what pytest has set: settings read `.env` and the environment where there is no pytest."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
 
 
 def _is_baked(module):
-    return module.partition(".")[0] in ("app", "config", "operate", "operations")
+    return module.partition(".")[0] in ("app", "config")

@@ -6,12 +6,13 @@ import sys
 import pytest
 
 from tests import baking
-from tests.application import Application
+from tests.application import Application, speak_smtp
 from tests.postgresql import Server
 from tests.sink import Sink
 
-# `mailroom` is imported from the template itself. Its compiled files stay out of there: cookiecutter would copy them.
-os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(baking.TEMPLATE / ".pytest_cache/pycache")
+# `mailroom` is imported from the template itself, and must not be compiled there: cookiecutter would copy that.
+sys.dont_write_bytecode = True
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by a process that a test starts
 sys.path.append(str(baking.TEMPLATE / "{{cookiecutter.project}}"))
 
 
@@ -45,12 +46,12 @@ def application(request, bake, sink):
     """A function: bake an application that replies to `sink`; return it as an `Application`, not started.
 
     Answers of the template's questions are given in small letters, settings in capitals:
-    `application(state_storage="shelve", RECEIVER_PROTOCOL="smtp")`. One that keeps its states in
+    `application(protocol="smtp", state_storage="shelve", LISTS="news,dev")`. One that keeps its states in
     PostgreSQL gets an empty database on a running server, unless STATE_DATABASE is given.
     """
     made = []
 
-    def make(**choices):
+    def make(protocol="lmtp", **choices):
         answers = {name: value for name, value in choices.items() if name.islower()}
         settings = {name: value for name, value in choices.items() if name.isupper()}
         if answers.get("state_storage") == "postgresql":
@@ -58,6 +59,8 @@ def application(request, bake, sink):
             if "STATE_DATABASE" not in settings:
                 settings["STATE_DATABASE"] = request.getfixturevalue("postgresql").new_database()
         made.append(Application(bake(**answers), RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
+        if protocol == "smtp":
+            speak_smtp(made[-1].folder)
         return made[-1]
 
     yield make

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import baking
-from tests.application import Application
+from tests.application import Application, speak_smtp
 from tests.raw import Raw
 from tests.sink import Sink
 from tests.waiting import wait_until
@@ -32,13 +32,10 @@ from pathlib import Path
 from salmon.routing import route, stateless
 from salmon.server import SMTPError
 
-from app.mail.reply import reply
-from config import settings
-
 
 @route("fails@(host)")
 def START(message, host):
-    reply(message, "welcome.msg", From="news@example.com", list_name="news", domain=host)
+    message.reply("welcome.msg", sender="news@example.com", list_name="news")
     if Path("broken").exists():
         raise RuntimeError("broken on purpose")
     return DONE
@@ -91,9 +88,10 @@ def probed(folder):
 def app(request, tmp_path_factory):
     """One application for all tests that leave it as it was, with its sink as `app.sink`."""
     folder = probed(baking.bake(tmp_path_factory.mktemp(request.param)))
+    if request.param == "smtp":
+        speak_smtp(folder)
     with Sink() as sink:
         settings = {
-            "RECEIVER_PROTOCOL": request.param,
             "RELAY_HOST": sink.host,
             "RELAY_PORT": sink.port,
             "MAX_MESSAGE_SIZE": 1_000_000,
@@ -101,7 +99,6 @@ def app(request, tmp_path_factory):
         }
         with Application(folder, **settings) as app:
             app.sink = sink
-            app.protocol = request.param
             app.start()
             yield app
             assert app.process.poll() is None, app.logged()[-2000:]
@@ -474,8 +471,8 @@ def test_urgent_data_is_the_end_of_a_connection(app, raw):
 
 
 def set_in_receiver(app, name, value):
-    """Give a constant of `app/mail/receiver.py` another value."""
-    module = app.folder / "app" / "mail" / "receiver.py"
+    """Give a constant of `mailroom/receiver.py` another value."""
+    module = app.folder / "mailroom" / "receiver.py"
     text, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", module.read_text(), flags=re.MULTILINE)
     assert changed == 1
     module.write_text(text)
@@ -484,7 +481,7 @@ def set_in_receiver(app, name, value):
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
 def test_who_says_nothing_is_bidden_farewell(application, protocol):
     """And who does speak stays."""
-    app = application(RECEIVER_PROTOCOL=protocol)
+    app = application(protocol=protocol)
     set_in_receiver(app, "IDLE_SECONDS", 2)
     app.start()
     with Raw(app.port, protocol) as silent, Raw(app.port, protocol) as in_mail, Raw(app.port, protocol) as busy:
@@ -536,7 +533,7 @@ def test_without_a_file_to_spare_clients_wait_and_are_served_later(application):
 
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
 def test_who_does_not_take_our_answers_is_not_heard_and_is_let_go(application, protocol):
-    app = application(RECEIVER_PROTOCOL=protocol)
+    app = application(protocol=protocol)
     set_in_receiver(app, "IDLE_SECONDS", 2)
     app.start()
     before = memory(app)
@@ -557,7 +554,7 @@ def has_clients(port):
 
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
 def test_who_spoke_while_a_handler_was_busy_was_not_silent(application, protocol):
-    app = application(RECEIVER_PROTOCOL=protocol)
+    app = application(protocol=protocol)
     probed(app.folder)
     set_in_receiver(app, "IDLE_SECONDS", 1)
     app.start()
@@ -588,7 +585,7 @@ def test_what_comes_after_quit_is_not_handled(app, raw, sender):
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
 def test_a_mail_that_ends_after_the_stop_is_left_to_its_server(application, protocol):
     """It hears 421 and tries again: handled now, the mail would be handled twice."""
-    app = application(RECEIVER_PROTOCOL=protocol)
+    app = application(protocol=protocol)
     probed(app.folder)
     app.start()
     with Raw(app.port, protocol) as first, Raw(app.port, protocol) as late:

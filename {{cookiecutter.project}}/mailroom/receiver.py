@@ -233,6 +233,7 @@ class _Receiver:
             refuse("RECEIVER_HOST, RECEIVER_PORT", (self.host, self.port), f"cannot be used: {error}")
         self.room.start()
         self.run()
+        self.room.relay.close()
 
     def run(self):
         """Answer mail at the port that `open` has opened."""

@@ -14,6 +14,7 @@ from tests.sink import Sink
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by a process that a test starts
 sys.path.append(str(baking.TEMPLATE / "{{cookiecutter.project}}"))
+import mailroom  # noqa: E402, F401  before one in an application is found
 
 
 def pytest_xdist_auto_num_workers():

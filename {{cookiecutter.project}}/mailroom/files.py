@@ -25,10 +25,19 @@ def tighten_umask():
 
 
 def make_private(folder):
-    """Create a folder for its owner only, or close one that exists; raise `OSError` when it is somebody else's."""
+    """Create a folder for its owner only, or close one that exists.
+
+    Ends the process with one line when it belongs to somebody else.
+    """
     folder = Path(folder)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        sys.exit(
+            f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application,"
+            " for example by `sudo -u OWNER` before the command"
+        )
 
 
 def _compiled(module):

@@ -6,7 +6,6 @@ The order is handle, send, commit, and only then 250.
 import importlib.util
 import logging
 import re
-import sys
 
 import jinja2
 from salmon import view
@@ -96,14 +95,8 @@ class Mailroom:
 
         Ends the process with one line when the storage cannot be used, or when a stored state has no handler.
         """
-        try:
-            for folder in ("run", "logs"):  # Salmon's daemon creates them, with its umask of 0
-                make_private(folder)
-        except OSError as error:
-            sys.exit(
-                f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application,"
-                " for example by `sudo -u OWNER` before the command"
-            )
+        for folder in ("run", "logs"):  # Salmon's daemon creates them, with its umask of 0
+            make_private(folder)
         try:
             self.storage.open()
             known.rename(self.storage, self.renamed_states)

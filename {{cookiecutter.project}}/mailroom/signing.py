@@ -54,6 +54,7 @@ def signing_key(path):
     Ends the process with one line when the file cannot be read or holds no key.
     """
     path = Path(path)
+    make_private(path.parent)
     try:
         if not path.exists():
             _create_key(path)
@@ -67,7 +68,6 @@ def signing_key(path):
 
 def _create_key(path):
     """Create the key file atomically, and once: several workers may start at the same time."""
-    make_private(path.parent)
     with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # has mode 0600
         file.write(secrets.token_hex(32) + "\n")
         file.flush()

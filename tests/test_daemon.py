@@ -63,7 +63,7 @@ def open_to_others(folder):
 
 
 @pytest.mark.parametrize("state_storage", ["sqlite", "shelve"])
-def test_a_daemon_is_started_spoken_to_and_stopped(daemon, sink, state_storage):
+def test_daemon_starts_handles_mail_and_stops(daemon, sink, state_storage):
     app = daemon(state_storage=state_storage)
     pid = pid_of(app)
     assert f"{pid}" in app.run("salmon", "status").stdout
@@ -85,7 +85,7 @@ def test_a_daemon_is_started_spoken_to_and_stopped(daemon, sink, state_storage):
 
 @pytest.mark.parametrize("state_storage", ["sqlite", "shelve"])
 @pytest.mark.parametrize("as_daemon", [True, False], ids=["daemon", "no-daemon"])
-def test_nothing_that_it_makes_is_open_to_others(daemon, application, sink, state_storage, as_daemon):
+def test_created_files_are_private_with_a_umask_of_zero(daemon, application, sink, state_storage, as_daemon):
     """With the umask that Salmon's daemon has: 0."""
     if as_daemon:
         app = daemon(state_storage=state_storage)
@@ -103,13 +103,13 @@ def test_nothing_that_it_makes_is_open_to_others(daemon, application, sink, stat
     assert {path: mode for path, mode in found.items() if path not in there_before} == {}
 
 
-def test_a_daemon_that_cannot_start_says_so_in_its_log(application):
+def test_failed_start_of_the_daemon_is_in_its_log(application):
     app = application(LISTS="not a list")
     app.run("salmon", "start")
     wait_until(lambda: "ERROR: LISTS 'not a list' must be names" in errors_of(app), 60, lambda: errors_of(app))
 
 
-def test_a_second_daemon_is_not_started(daemon):
+def test_second_daemon_is_refused(daemon):
     app = daemon()
     second = app.run("salmon", "start")
     assert second.returncode != 0

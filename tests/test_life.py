@@ -1,4 +1,4 @@
-"""Real life over loopback: a baked application runs, is spoken to, is killed, and goes on."""
+"""A generated application runs, gets mail over loopback, is killed, and goes on."""
 
 import signal
 import stat
@@ -14,10 +14,9 @@ ALICE = "alice@people.example"
 BOB = "bob@people.example"
 
 
-@pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
-@pytest.mark.parametrize("state_storage", STORAGES)
-def test_a_conversation_goes_on_over_crashes(application, sink, state_storage, protocol):
-    app = application(state_storage=state_storage, RECEIVER_PROTOCOL=protocol)
+@pytest.mark.parametrize("state_storage, protocol", [*((storage, "lmtp") for storage in STORAGES), ("sqlite", "smtp")])
+def test_conversation_survives_a_kill_after_every_mail(application, sink, state_storage, protocol):
+    app = application(state_storage=state_storage, protocol=protocol)
     subjects = []
 
     def mail(sender, recipient):
@@ -49,7 +48,7 @@ def test_a_conversation_goes_on_over_crashes(application, sink, state_storage, p
     ]
 
 
-def test_two_lists_are_two_conversations(application, sink):
+def test_each_list_has_a_conversation_of_its_own(application, sink):
     app = application(LISTS="news,dev").start()
 
     def subject(recipient):
@@ -68,7 +67,7 @@ def test_two_lists_are_two_conversations(application, sink):
     assert app.send(ALICE, "other")[0] == 550
 
 
-def test_many_workers_share_the_states(application, sink):
+def test_workers_share_states_and_signing_key(application, sink):
     """Each mail comes to another worker; the key that signs the tokens is made by one of six that start at once."""
     first = application()
     workers = [type(first)(first.folder, **first.settings) for _ in range(6)]
@@ -97,7 +96,7 @@ def test_many_workers_share_the_states(application, sink):
             worker.kill()
 
 
-def test_when_no_reply_can_be_sent_nothing_has_happened(application, sink):
+def test_mail_changes_nothing_when_its_reply_cannot_be_sent(application, sink):
     app = application().start()
     sink.answers["DATA"] = "451 4.3.0 Later"
     assert app.send(ALICE, "news-subscribe")[0] == 451
@@ -111,7 +110,7 @@ def test_when_no_reply_can_be_sent_nothing_has_happened(application, sink):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-def test_who_is_told_to_stop_answers_the_mail_at_hand(application, sink, number):
+def test_stop_signal_finishes_the_mail_in_progress(application, sink, number):
     app = application().start()
     app.send(ALICE, "news-subscribe")
     (confirmation,) = sink.take()
@@ -132,7 +131,7 @@ def test_who_is_told_to_stop_answers_the_mail_at_hand(application, sink, number)
     assert [reply["Subject"] for reply in sink.take()] == ["Your mail to news has arrived"]
 
 
-def test_the_key_that_signs_tokens_is_made_once(application, sink):
+def test_signing_key_is_created_once_and_is_private(application, sink):
     app = application().start()
     key = app.folder / "run" / "secret_key"
     made = key.read_bytes()

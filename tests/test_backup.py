@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("sqlite3"), reason="there is no
 
 SET = """
 import os, sys
-from app.model.state_storage import SQLiteStorage
+from mailroom.storage.sqlite import SQLiteStorage
 storage = SQLiteStorage("run/states.sqlite3")
 for number in range(int(sys.argv[1])):
     storage.set("key", f"{number}@people.example", "SUBSCRIBED")
@@ -17,7 +17,7 @@ os._exit(0)  # as by kill -9: what is in the -wal file stays there
 """
 
 
-def test_a_backup_is_restored_over_what_a_crash_has_left(application):
+def test_backup_is_restored_over_the_wal_of_a_crash(application):
     app = application(state_storage="sqlite")
     backup, restore = re.findall(r"^sqlite3 .*", (app.folder / "README.md").read_text(), re.MULTILINE)
     assert app.python(SET, "1").returncode == 0

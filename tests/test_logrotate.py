@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_what_the_daemon_says_is_rotated_while_it_goes_on(bake, tmp_path):
+def test_log_of_the_daemon_is_rotated_while_it_runs(bake, tmp_path):
     application = bake()
     readme = (application / "deploy" / "README.md").read_text()
     (name,) = re.findall(r"^app=(\S+)$", readme, re.MULTILINE)

@@ -33,7 +33,7 @@ class SpreadingPostfix(postfix.Postfix):
 
 
 @pytest.mark.parametrize("state_storage", ["postgresql", "sqlite"])
-def test_both_get_mail_and_one_gets_all_when_the_other_is_down(application, tmp_path, state_storage):
+def test_two_workers_share_mail_and_one_gets_all_when_the_other_is_down(application, tmp_path, state_storage):
     one = application(state_storage=state_storage)
     if state_storage == "sqlite":
         one.settings.update(STATE_DATABASE=tmp_path / "states.sqlite3", SECRET_KEY="x" * 32)

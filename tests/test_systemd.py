@@ -30,11 +30,11 @@ def analyze(*arguments):
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_every_line_is_understood_and_every_path_is_there(unit):
+def test_systemd_understands_the_unit(unit):
     verified = analyze("verify", unit)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
-def test_it_is_as_safe_as_the_readme_says(unit):
+def test_systemd_calls_the_unit_safe(unit):
     (verdict,) = [line for line in analyze("security", "--offline=yes", unit).stdout.splitlines() if "Overall" in line]
     assert verdict.split()[-2] == "OK", verdict

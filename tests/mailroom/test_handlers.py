@@ -104,5 +104,5 @@ def test_storage_without_iteration_is_left_alone():
 def test_state_key_depends_on_the_address_where_the_handlers_say_so():
     assert state_key(MODULE, "alice@people.example", "dev") == f"{MODULE}:dev"
     assert state_key("without.a.generator", "alice@people.example") == "without.a.generator"
-    with pytest.raises(ValueError, match="depends on the address"):
+    with pytest.raises(ValueError, match="no state key that depends on the sender alone: it takes an address"):
         state_key(MODULE, "alice@people.example")

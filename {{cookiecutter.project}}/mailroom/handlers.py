@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections import Counter
+from types import SimpleNamespace
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
@@ -38,21 +39,19 @@ def has_handler(key, state):
 def state_key(module, sender, to=None):
     """Return the key under which the handlers in `module` keep the state of `sender` for mail `to` an address.
 
-    `to` may do without the domain. It may be left out where the key does not depend on it. Raises `ValueError`
-    when the `@state_key_generator` of the module has no key, or a different one for each address.
+    `to` may do without the domain. It may be left out where the key depends on nothing but the sender. Raises
+    `ValueError` when the `@state_key_generator` of the module has no key.
     """
     from mailroom.message import Message
     from mailroom.room import current  # which imports this module
 
     room = current()
-    addresses = [room.address(to)] if to else ["", room.address("postmaster")]
+    message = Message(room, None, sender, room.address(to), b"") if to else SimpleNamespace(From=sender.lower())
     try:
-        keys = {Router.state_key(module, Message(room, None, sender, address, b"")) for address in addresses}
+        return Router.state_key(module, message)
     except Exception as error:
-        raise ValueError(f"{module} has no state key for mail to {to!r}: {error}") from error
-    if len(keys) > 1:
-        raise ValueError(f"the state key of {module} depends on the address that the mail is sent to")
-    return keys.pop()
+        reason = f"for mail to {to!r}: {error}" if to else "that depends on the sender alone: it takes an address"
+        raise ValueError(f"{module} has no state key {reason}") from error
 
 
 def rename(storage, renames):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from salmon.routing import ShelveStorage
 
-from operations import shelves
+from mailroom.commands import shelves
 
 OLD_KEY = repr(["app.handlers.admin", "alice@people.example"])
 

@@ -2,21 +2,45 @@
 
 import ast
 import json
+import sys
 
 import pytest
-from click.testing import CliRunner
-from salmon.routing import MemoryStorage
+from salmon.routing import MemoryStorage, Router
 
-from app.model.mail_states import MailStates
-from operate import operate
-
-pytestmark = pytest.mark.usefixtures("trial_list")
-KEY = "tests.trial_list:news"
+MODULE = "tests.mailroom.trial_list"
+KEY = f"{MODULE}:news"
 ALICE, BOB = "alice@people.example", "bob@people.example"
+NEW = "new@people.example"
+TICKETS = """
+from salmon.routing import route, route_like, state_key_generator
+
+@state_key_generator
+def one_state_per_ticket(module, message):
+    return f"ticket {message.To.partition('@')[0].partition('-')[2]}"
+
+@route("ticket-(number)@(host)", number="[0-9]+")
+def START(message, number, host):
+    return OPEN
+
+@route_like(START)
+def OPEN(message, number, host):
+    return OPEN
+"""
+DESK = """
+from salmon.routing import route, route_like
+
+@route("help@(host)")
+def START(message, host):
+    return ASKED
+
+@route_like(START)
+def ASKED(message, host):
+    return ASKED
+"""
 
 
 class WalkableStorage(MemoryStorage):
-    """A storage that can be walked through, as each that `config.boot` attaches."""
+    """A storage that yields its rows, as each that `config.boot` attaches."""
 
     def __iter__(self):
         for cell, state in list(self.states.items()):
@@ -24,89 +48,150 @@ class WalkableStorage(MemoryStorage):
 
 
 @pytest.fixture
-def storage():
-    storage = WalkableStorage()
+def storage(room):
+    storage = Router.STATE_STORE = WalkableStorage()
     storage.set(KEY, ALICE, "SUBSCRIBED")
     storage.set(KEY, BOB, "CONFIRMING")
     return storage
 
 
 @pytest.fixture
-def states(storage):
+def states(run, storage):
     """A function: run `operate.py states` with these arguments, and return what it printed."""
 
     def states(*arguments, input=None, exit_code=0):
-        result = CliRunner().invoke(operate, ["states", *arguments], obj=MailStates(storage), input=input)
+        result = run("states", *arguments, input=input)
         assert result.exit_code == exit_code, result.output
         return result.output
 
     return states
 
 
+def senders(listed):
+    return [json.loads(line)["sender"] for line in listed.splitlines()]
+
+
 @pytest.mark.parametrize(
-    ["options", "senders"],
+    ["options", "expected"],
     [
         ([], [ALICE, BOB]),
         (["--state", "CONFIRMING"], [BOB]),
         (["--sender", "A*@people.*"], [ALICE]),
-        (["--list", "news"], [ALICE, BOB]),
-        (["--list", "other"], []),
+        (["--to", "news"], [ALICE, BOB]),
+        (["--to", "News-Subscribe@example.com", "--state", "SUBSCRIBED"], [ALICE]),
     ],
 )
-def test_list_chooses(states, options, senders):
-    assert [json.loads(line)["sender"] for line in states("list", "--json", *options).splitlines()] == senders
-    assert [line.split()[-1] for line in states("list", *options).splitlines()] == senders
+def test_list_has_the_rows_that_are_asked_for(states, options, expected):
+    assert senders(states("list", "--json", *options)) == expected
+    assert [line.split()[-1] for line in states("list", *options).splitlines()] == expected
+
+
+def test_list_for_an_address_leaves_out_states_for_other_addresses(states, storage):
+    storage.set(f"{MODULE}:other", BOB, "SUBSCRIBED")
+
+    assert senders(states("list", "--json", "--to", "news", "--sender", BOB)) == [BOB]
+    assert senders(states("list", "--json", "--sender", BOB)) == [BOB, BOB]
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["reset", ALICE], ["set", ALICE, "START"], ["rename", "CONFIRMING", "START"]]
+)
+@pytest.mark.parametrize("to", ["nwes", "postmaster", "news@elsewhere.example", "@"])
+def test_address_that_no_handler_keeps_a_state_for_is_refused(states, storage, command, to):
+    before = list(storage)
+
+    refusal = states(*command, "--to", to, exit_code=1)
+
+    assert refusal == f"Error: --to {to!r} must be an address that {MODULE} handles; for example --to news\n"
+    assert list(storage) == before
+
+
+@pytest.mark.parametrize("command", [["list", "--state", "NOPE"], ["rename", "NOPE", "START"]])
+def test_state_that_no_sender_is_in_is_named_with_those_that_there_are(run, states, command):
+    result = run("states", *command)
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "Error: no sender is in the state NOPE; states that there are: CONFIRMING, SUBSCRIBED\n"
+
+
+def test_state_that_no_sender_is_in_is_named_where_nobody_is_in_any(states, storage):
+    storage.clear()
+
+    assert states("list") == ""
+    assert "states that there are: none\n" in states("list", "--state", "CONFIRMING", exit_code=1)
 
 
 def test_count(states):
     assert [json.loads(line) for line in states("count", "--json").splitlines()] == [
-        {"key": KEY, "state": "CONFIRMING", "count": 1},
-        {"key": KEY, "state": "SUBSCRIBED", "count": 1},
+        {"key": KEY, "state": "CONFIRMING", "count": 1, "handler": True},
+        {"key": KEY, "state": "SUBSCRIBED", "count": 1, "handler": True},
     ]
     assert states("count").splitlines()[-1].split() == ["2", "in", "all"]
 
 
+def test_list_and_count_mark_states_that_have_no_handler(states, storage):
+    storage.set(KEY, ALICE, "GONE")
+
+    assert [json.loads(line)["handler"] for line in states("list", "--json").splitlines()] == [False, True]
+    assert [json.loads(line)["handler"] for line in states("count", "--json").splitlines()] == [True, False]
+    for command in ("list", "count", "show"):
+        shown = states(command, *[ALICE] * (command == "show"))
+        assert [line.split()[1:4] for line in shown.splitlines() if "(no handler)" in line]
+        assert shown.count("GONE (no handler)") == shown.count("(no handler)") == 1
+
+
 def test_show_finds_an_address_as_salmon_writes_it(states):
     assert "SUBSCRIBED" in states("show", "Alice <Alice@People.Example>")
-    assert states("show", "carol@people.example") == "carol@people.example is at the START\n"
+    assert states("show", "carol@people.example") == "carol@people.example is in START\n"
 
 
 def test_set_and_reset(states, storage):
-    states("set", "Carol@people.example", "SUBSCRIBED", "--list", "news")
+    states("set", "Carol@people.example", "SUBSCRIBED", "--to", "news")
     assert storage.get(KEY, "carol@people.example") == "SUBSCRIBED"
 
     states("reset", ALICE, "carol@people.example")
     assert list(storage) == [(KEY, BOB, "CONFIRMING")]
 
 
-def test_forget_is_for_all_lists(states, storage):
-    storage.set("tests.trial_list:other", BOB, "SUBSCRIBED")
+def test_reset_for_an_address_leaves_states_for_other_addresses(states, storage):
+    storage.set(f"{MODULE}:other", ALICE, "SUBSCRIBED")
+
+    assert states("reset", ALICE, "--to", "news") == f"SUBSCRIBED -> START  {KEY}  {ALICE}\n"
+    assert states("reset", ALICE, "--to", "news") == f"{ALICE} is in START already\n"
+    assert list(storage) == [(KEY, BOB, "CONFIRMING"), (f"{MODULE}:other", ALICE, "SUBSCRIBED")]
+
+
+def test_forget_is_for_all_addresses(states, storage):
+    storage.set(f"{MODULE}:other", BOB, "SUBSCRIBED")
 
     assert states("forget", BOB).count("-> START") == 2
     assert list(storage) == [(KEY, ALICE, "SUBSCRIBED")]
 
 
-def test_forget_finds_who_was_written_in_capitals(states, storage):
+def test_forget_finds_a_sender_who_was_written_in_capitals(states, storage):
     storage.set(KEY, "Carol@X.example", "SUBSCRIBED")
 
     assert "SUBSCRIBED -> START" in states("forget", "carol@x.example")
     assert storage.get(KEY, "Carol@X.example") == "START"
 
 
-def test_an_import_has_one_source(states, tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.touch()
+def test_rename(states, storage):
+    storage.set("another.module", ALICE, "CONFIRMING")
 
-    assert "FILE and --shelve do not go together" in states("import", str(file), "--shelve", "any", exit_code=2)
+    assert states("rename", "CONFIRMING", "SUBSCRIBED") == "rows changed: 1 of 2  CONFIRMING -> SUBSCRIBED\n"
+    assert storage.get(KEY, BOB) == "SUBSCRIBED"
+    assert storage.get("another.module", ALICE) == "CONFIRMING"
 
 
 @pytest.mark.parametrize(
     ["arguments", "hint"],
     [
-        ([ALICE, "SUBSCRIBD"], "START, CONFIRMING, SUBSCRIBED in tests.trial_list"),
+        ([ALICE, "SUBSCRIBD"], f"START, CONFIRMING, SUBSCRIBED in {MODULE}"),
         ([ALICE, "FORWARD"], "START, CONFIRMING, SUBSCRIBED"),
-        ([ALICE, "SUBSCRIBED", "--list", "nwes"], "for example --list news"),
-        ([ALICE, "SUBSCRIBED", "--handler", "app.nothing"], "for example --handler tests.trial_list"),
+        ([ALICE, "SUBSCRIBED", "--to", "nwes"], "for example --to news"),
+        ([ALICE, "SUBSCRIBED"], f"--to must be an address that {MODULE} handles; for example --to news"),
+        (["alice", "SUBSCRIBED", "--to", "news"], "for example alice@people.example"),
     ],
 )
 def test_set_refuses_what_would_leave_a_sender_stuck(states, storage, arguments, hint):
@@ -115,6 +200,42 @@ def test_set_refuses_what_would_leave_a_sender_stuck(states, storage, arguments,
     assert hint in refusal
     assert refusal.count("\n") == 1
     assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+@pytest.fixture
+def tickets(room, home):
+    """Handlers in two modules: `tickets` has a state for each ticket and sender, `desk` one for each sender."""
+    (home / "tickets.py").write_text(TICKETS)
+    (home / "desk.py").write_text(DESK)
+    room.load(["tickets", "desk"])
+    yield
+    del sys.modules["tickets"], sys.modules["desk"]
+
+
+def test_any_state_key_generator_is_asked_for_the_key(tickets, states, storage):
+    assert states("set", ALICE, "OPEN", "--to", "ticket-17") == f"START -> OPEN  ticket 17  {ALICE}\n"
+    assert states("set", ALICE, "OPEN", "--to", "ticket-18") == f"START -> OPEN  ticket 18  {ALICE}\n"
+    assert states("set", ALICE, "ASKED") == f"START -> ASKED  desk  {ALICE}\n"
+    assert states("reset", ALICE, "--to", "ticket-17") == f"OPEN -> START  ticket 17  {ALICE}\n"
+
+    assert senders(states("list", "--json", "--to", "ticket-17")) == []
+    assert senders(states("list", "--json", "--to", "ticket-18")) == [ALICE]
+    assert storage.get("ticket 18", ALICE) == "OPEN"
+
+
+def test_address_is_asked_for_where_the_key_needs_it_with_an_example_if_a_route_has_one(tickets, states):
+    assert states("set", ALICE, "OPEN", exit_code=1) == "Error: --to must be an address that tickets handles\n"
+    assert states("set", ALICE, "START", exit_code=1) == (
+        f"Error: --to must be an address that {MODULE} or tickets or desk handles; for example --to news\n"
+    )
+    assert states("set", ALICE, "START", "--to", "help") == f"START -> START  desk  {ALICE}\n"
+
+
+def test_import_has_one_source(states, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+
+    assert "FILE and --shelve do not go together" in states("import", str(file), "--shelve", "any", exit_code=2)
 
 
 def test_what_was_exported_is_imported(states, storage):
@@ -149,11 +270,11 @@ def test_import_overwrites_only_when_told_to(states, storage):
         '{"key": "k", "sender": "s"}',
         '{"key": "k", "sender": "s", "state": null}',
         '{"key": "k", "sender": "s", "state": "S", "more": 1}',
-        json.dumps({"key": KEY, "sender": "new@people.example", "state": "SUBSCRIBED"}),
+        json.dumps({"key": KEY, "sender": NEW, "state": "SUBSCRIBED"}),
     ],
 )
 def test_import_is_all_or_nothing(states, storage, line):
-    first = json.dumps({"key": KEY, "sender": "new@people.example", "state": "SUBSCRIBED"})
+    first = json.dumps({"key": KEY, "sender": NEW, "state": "SUBSCRIBED"})
     before = list(storage)
 
     refusal = states("import", input=f"{first}\n{line}\n{first}\n", exit_code=1)
@@ -164,6 +285,13 @@ def test_import_is_all_or_nothing(states, storage, line):
 
 
 def test_import_tells_of_states_without_a_handler(states):
-    row = json.dumps({"key": KEY, "sender": "new@people.example", "state": "GONE"})
+    row = json.dumps({"key": KEY, "sender": NEW, "state": "GONE"})
 
     assert f"No handler has the state GONE of {KEY}: 1 rows" in states("import", input=row)
+
+
+def test_storage_that_does_not_yield_its_rows_is_named(run):
+    result = run("states", "list")
+
+    assert result.exit_code == 1
+    assert "attached in config/boot.py: a storage must yield its rows" in result.output

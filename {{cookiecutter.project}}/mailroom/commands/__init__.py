@@ -1,1 +1,20 @@
-"""The commands of `operate.py`."""
+"""The commands that `operate.py` runs. Add one of your own there, with `@operate.command()`; it begins with `boot()`."""
+
+import click
+
+from mailroom.commands.booted import boot
+from mailroom.commands.check import check
+from mailroom.commands.diagram import diagram
+from mailroom.commands.states import states
+from mailroom.commands.talk import talk
+
+__all__ = ["boot", "operate"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def operate():
+    """See, try and mend the application."""
+
+
+for command in (check, diagram, states, talk):
+    operate.add_command(command)

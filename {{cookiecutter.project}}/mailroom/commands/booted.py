@@ -1,50 +1,46 @@
-"""The application as `salmon start` puts it together, for a command that works beside it."""
+"""Boot the application for a command, which may run beside the server: it opens no port."""
 
 import functools
+import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
 
 import click
 from salmon.server import SMTPError
+from salmon.utils import import_settings
 
-import config
+
+def go_home():
+    """Change to the folder of the application, to which paths in the settings are relative."""
+    os.chdir(Path(importlib.util.find_spec("config").origin).parent.parent)
 
 
-def attached():
-    """Return the states (`app.model.mail_states.MailStates`) that the server works with.
+def boot(module="config.boot"):
+    """Import the settings and `module` as `salmon start` does, and return the settings.
 
-    All of `config.boot` is done but the receiver, whose port the server has. Ends the process with
-    one line when a setting cannot be used, as `salmon start` does.
+    Ends the process with one line when a setting cannot be used. From here on only warnings and errors are logged.
     """
-    # Paths in the settings are relative to the application, wherever it is operated from.
-    os.chdir(Path(__file__).parent.parent)
-    config.operating = True
-    from app.mail.delivery import attached_states
-    from config import boot  # noqa: F401  it acts when it is imported
-
-    return attached_states()
+    go_home()
+    logging.disable(logging.INFO)
+    return import_settings(True, module)
 
 
 def with_states(command):
-    """Hand the storage to a command; one that fails makes one line, not a traceback.
+    """Pass the storage to a command, as a `MailStates`; turn failures into one line and exit status 1."""
 
-    A test gives its own as the `obj` of Click's context.
-    """
-
-    @click.pass_context
     @functools.wraps(command)
-    def run(context, /, **options):
-        storage = context.obj or attached()
+    def run(**options):
+        storage = boot().room.storage
+        if not hasattr(storage.storage, "__iter__"):  # Salmon's own
+            rule = "a storage must yield its rows; for example those of mailroom/storage/"
+            raise click.ClickException(f"{storage!r}, attached in config/boot.py: {rule}")
         try:
-            iter(storage)
-        except TypeError as error:  # Salmon's own: of one process, and without a list of what is in them
-            rule = "a storage must yield its rows; for example those of app/model/state_storage.py"
-            raise click.ClickException(f"{storage!r}, attached in config/boot.py: {rule}") from error
-        try:
+            storage.open()
             command(storage, **options)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read has seen enough; Click knows
+        except BrokenPipeError:  # the reader has seen enough; Click handles it
             raise
         except OSError as error:
             raise click.ClickException(f"the output cannot be written: {error.strerror or error}") from error

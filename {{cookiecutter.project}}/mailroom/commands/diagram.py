@@ -1,109 +1,103 @@
-"""`operate.py diagram`: the state machine that the handlers are, as a picture."""
+"""`operate.py diagram`: draw the conversations of `tests/conversations/`."""
 
-import os
 import re
-import shutil
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import click
+from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
-from operations.keys import split_key
-from operations.machine import read_machine
+from mailroom.commands.booted import boot
+from mailroom.testing.transcript import MAIL, Difference, Transcript
 
-HOME = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- diagram -->\n).*?(<!-- /diagram -->)", re.DOTALL)
+CONVERSATIONS = "tests/conversations"
+TOKEN = re.compile(r"(?=[a-z]*\d)[a-z0-9]{10,}")
+MAX_TEXT = 40  # characters
 
 
 @click.command()
-@click.option("--svg", is_flag=True, help="As SVG, instead of Mermaid.")
-@click.option("--counts", is_flag=True, help="Also how many senders are in each state now.")
-@click.option("--write", is_flag=True, help="Into states.mmd and the README, which a test compares with the code.")
-def diagram(svg, counts, write):
-    """Draw the state machine of the handlers: their routes, their states, and which state returns which.
+def diagram():
+    """Print the states of the handlers, and which mail leads from one to another, for Mermaid to draw.
 
-    It is read from the code of the handlers. What cannot be read there is named on stderr.
+    The mails are those of tests/conversations/, which are played in memory. Handlers that none of them
+    reaches are named on stderr.
 
     \b
-    python operate.py diagram --write
-    python operate.py diagram --svg --counts > states.svg
+    python operate.py diagram > states.mmd
     """
-    if write and (svg or counts):
-        raise click.UsageError("--write keeps the picture as Mermaid and without numbers; leave out --svg and --counts")
-    os.chdir(HOME)
-    if counts:
-        from operations.attach import attached
-
-        numbers = count(attached())
-    else:
-        import config.testing  # noqa: F401
-
-        numbers = None
-    machine = read_machine()
-    for line in machine.wrong + machine.unread:
-        click.secho(f"not drawn: {line}", fg="yellow", err=True)
-    if write:
+    room = boot("config.testing").room
+    moves, reached = [], set()
+    for path in sorted(Path(CONVERSATIONS).glob("*.txt")):
+        Router.clear_states()
+        room.reply_limit.clear()
         try:
-            readme = in_readme(Path("README.md").read_text("utf-8"), machine)
-            rewrite(Path("states.mmd"), mermaid(machine))
-            rewrite(Path("README.md"), readme)
-        except OSError as error:
-            raise click.ClickException(f"--write cannot write the picture: {error}") from error
-    elif svg:
-        from operations.svg import draw
-
-        click.echo(draw(machine, numbers), nl=False)
-    else:
-        click.echo(mermaid(machine, numbers), nl=False)
-
-
-def rewrite(path, text):
-    """Write a file anew, all of it or nothing."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.write_text(text, "utf-8")
-        if path.exists():
-            shutil.copymode(path, new)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+            for mail, result in Transcript(path.name, path.read_text("utf-8")).play():
+                if result.refusal is None:
+                    moves += [(*move, *_address_and_text(mail)) for move in result.moves]
+                    reached |= {(handler.__module__, handler.__name__) for handler in result.handlers}
+        except Difference as difference:
+            raise click.ClickException(str(difference)) from difference
+    click.echo(mermaid(moves))
+    reached |= {(module, after) for module, _, after, *_ in moves}
+    for module, name in handlers():
+        if (module, name) not in reached:
+            click.secho(f"No mail in {CONVERSATIONS}/ reaches {module}.{name}", fg="yellow", err=True)
 
 
-def mermaid(machine, counts=None):
-    """Return a `Machine` in Mermaid's language; `counts` are numbers of senders by `(module, name)`."""
-    lines = ["stateDiagram-v2"]
-    for module in machine.modules():
-        lines.append(f"    %% {module}")
-        for state in machine.in_module(module):
-            name = _identifier(machine.title(state))
-            title = machine.title(state) + machine.number(state, counts)
-            if title != name:
-                lines.append(f"    {name} : {_text(title)}")
-            if machine.is_entry(state):
-                lines.append(f"    [*] --> {name} : {_text(state.route)}")
-            for target in state.moves:
-                label = machine.label(state, target)
-                to = _identifier(machine.title(machine.states[target]))
-                lines.append(f"    {name} --> {to}" + (f" : {_text(label)}" if label else ""))
-            if state.stateless:
-                lines.append(f"    {name} --> [*]")
-    return "\n".join(lines) + "\n"
+def handlers():
+    """Return `{(module, name): handler}`, in the order of their routes."""
+    found = [handler for route in Router.ORDER for handler in Router.REGISTERED[route][1]]
+    return {(handler.__module__, handler.__name__): handler for handler in found}
 
 
-def in_readme(text, machine):
-    """Return the text of a README with the diagram between `<!-- diagram -->` and `<!-- /diagram -->`."""
-    return BLOCK.sub(lambda block: f"{block[1]}```mermaid\n{mermaid(machine)}```\n{block[2]}", text)
+def mermaid(moves):
+    """Return all handlers and the `moves`, `(module, state, next state, address, text)`, as a state diagram."""
+    lines, labels, known = ["stateDiagram-v2"], _labels(moves), handlers()
+    for (module, name), handler in known.items():
+        state = _identifier(module, name)
+        stateless = salmon_setting(handler, "stateless")
+        if stateless or name == ROUTE_FIRST_STATE:
+            lines.append(f"[*] --> {state} : {_plain(_route(handler))}")
+        if stateless:
+            lines.append(f"{state} --> [*]")
+        for other_module, after in known:
+            if (module, name, after) in labels and other_module == module:
+                label = ", ".join(labels[module, name, after])
+                lines.append(f"{state} --> {_identifier(module, after)} : {_plain(label)}")
+    return "\n    ".join(lines)
 
 
-def count(rows):
-    """Return how many of the `(key, sender, state)` rows are in each state, by `(module, name)`."""
-    return Counter((split_key(key)[0], state) for key, _, state in rows)
+def _labels(moves):
+    """Return `{(module, state, next state): addresses}`; a text is added where an address leads to several states."""
+    leads_to, labels = defaultdict(set), defaultdict(dict)
+    for module, state, after, address, _ in moves:
+        leads_to[module, state, address].add(after)
+    for module, state, after, address, text in moves:
+        is_clear = not text or len(leads_to[module, state, address]) == 1
+        labels[module, state, after][address if is_clear else f"{address} '{text}'"] = None
+    return labels
 
 
-def _identifier(title):
-    return re.sub(r"\W", "_", title)
+def _address_and_text(mail):
+    """Return to whom a mail of a transcript goes, without domain and tokens, and the first that it says."""
+    address = TOKEN.sub("...", MAIL.fullmatch(mail.line.text)[2].partition("@")[0])
+    text = next((line.text.strip() for line in mail.line.below if line.text.strip()), "")
+    return address, text.removeprefix("Subject: ")[:MAX_TEXT]
 
 
-def _text(label):
-    """Return a label for Mermaid, which would end it at `;` and take `<` for a tag."""
+def _route(handler):
+    """Return a route as it is written in the handler."""
+    route = salmon_setting(handler, "format")[1:-1]
+    for name, pattern in salmon_setting(handler, "captures").items():
+        route = route.replace(f"(?P<{name}>{pattern})", f"({name})")
+    return route
+
+
+def _identifier(module, name):
+    alone = [other for _, other in handlers()].count(name) == 1
+    return name if alone else f"{module.rpartition('.')[2]}_{name}"
+
+
+def _plain(label):
+    """Return a label without what Mermaid would take for an end or a tag."""
     return label.replace(";", ",").replace("<", "\u2039")

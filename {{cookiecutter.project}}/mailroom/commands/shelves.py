@@ -1,4 +1,4 @@
-"""The shelves that Salmon's and Lamson's ShelveStorage wrote before, whichever dbm made them."""
+"""Read the shelves that Salmon's and Lamson's ShelveStorage wrote, whichever dbm made them."""
 
 import ast
 import dbm
@@ -18,18 +18,17 @@ PACKAGES = {"dbm.gnu": "python3-gdbm", "dbm.ndbm": "python3-gdbm"}
 def rows(path):
     """Yield the `(key, sender, state)` rows of the shelf `path`, as it stood in `ShelveStorage(path)`.
 
-    Senders at the start, whom old versions wrote down, are left out. Nothing in the file is
-    executed: its values are pickles, and only text is taken out of them. Raises `ValueError` with
-    what is wrong when this is no shelf of states, or of a kind that this Python cannot read.
+    Senders in START, whom old versions kept, are left out. Nothing in the file is executed: its values are
+    pickles, and only text is taken out of them. Raises `ValueError` for what is no shelf of states, or of a kind
+    that this Python cannot read.
     """
     path = os.fspath(path)  # Python 3.10's dbm takes nothing else
     kind = _kind(path)
     try:
-        with closing(_open(kind, path)) as cells:
-            for cell, value in cells:
-                state = _text(path, cell, value)
-                if state != ROUTE_FIRST_STATE:
-                    yield (*_key_and_sender(path, cell), state)
+        for cell, value in _cells(kind, path):
+            key, sender, state = _row(path, cell, value)
+            if state != ROUTE_FIRST_STATE:
+                yield key, sender, state
     except (*dbm.error, sqlite3.Error, OSError) as error:
         raise ValueError(f"{path} cannot be read as a {kind} shelf: {error}") from error
 
@@ -49,50 +48,39 @@ def _kind(path):
     return kind
 
 
-def _open(kind, path):
+def _cells(kind, path):
     if kind == "dbm.sqlite3":
-        return _sqlite_cells(path)
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
+            yield from file.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM Dict")
+        return
     try:
         module = importlib.import_module(kind)
     except ImportError as error:
         package = PACKAGES.get(kind)
         hint = f"; Debian's Python has it from the package {package}" if package else ""
         raise ValueError(f"{path} is a {kind} shelf, and this Python has no {kind}{hint}") from error
-    return _cells(module, path)
-
-
-def _cells(module, path):
-    with module.open(os.fspath(path), "r") as shelf:
+    with module.open(path, "r") as shelf:
         for cell in shelf.keys():
             yield cell, shelf[cell]
 
 
-def _sqlite_cells(path):
-    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
-        yield from file.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM Dict")
-
-
-def _key_and_sender(path, cell):
-    """Return what was in `repr([key, sender])`; the key is text or, since Salmon 3, ASCII octets."""
+def _row(path, cell, value):
+    """Return key and sender, which are in `repr([key, sender])`, and the state, which is pickled."""
     try:
         key, sender = ast.literal_eval(cell.decode())
-        if isinstance(key, bytes):
+        if isinstance(key, bytes):  # since Salmon 3
             key = key.decode("ascii")
         if not isinstance(key, str) or not isinstance(sender, (str, type(None))):
             raise ValueError
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(f"{path} holds {cell[:200]!r}, which is no key of Salmon's") from error
-    return key, sender
-
-
-def _text(path, cell, value):
     try:
         state = _TextUnpickler(io.BytesIO(value)).load()
         if not isinstance(state, str):
             raise ValueError
     except Exception as error:  # whatever a forged pickle makes of it
         raise ValueError(f"{path} holds no state under {cell[:200]!r}") from error
-    return state
+    return key, sender, state
 
 
 class _TextUnpickler(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""`operate.py states`: where every conversation stands, to be seen, mended and moved."""
+"""`operate.py states`: see, mend and move the stored states."""
 
 import json
 from collections import Counter
@@ -8,50 +8,43 @@ from fnmatch import fnmatchcase
 import click
 from salmon.routing import ROUTE_FIRST_STATE
 
-from app.model.renamed_states import has_handler, states_by_module
-from config import settings
-from operations import transfer
-from operations.attach import with_states
-from operations.keys import split_key, state_key
-from operations.rows import shown, to_line
+from mailroom.commands.addresses import key_at, modules_at, no_such_address
+from mailroom.commands.booted import with_states
+from mailroom.commands.transfer import export, import_, shown, to_line
+from mailroom.handlers import has_handler, states_by_module
 
 
 @click.group()
 def states():
-    """Where every conversation stands: look, mend, move to another storage.
+    """See, mend and move the stored states.
 
     All of it but an import works while the server runs, unless the storage is a shelf, which is for one process.
-    A sender who has no row is at the START.
+    A sender who has no row is in START.
     """
 
 
-states.add_command(transfer.export)
-states.add_command(transfer.import_)
+states.add_command(export)
+states.add_command(import_)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
-in_list = click.option("--list", "list_name", metavar="NAME", help="In this list, for example news.")
+at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")
 
 
 @states.command("list")
-@click.option("--state", metavar="STATE", help="Those in this state, for example CONFIRMING.")
-@click.option("--sender", metavar="GLOB", default="*", help="Those whose address fits, for example '*@gmail.com'.")
-@in_list
+@click.option("--state", metavar="STATE", help="Only senders in this state, for example CONFIRMING.")
+@click.option("--sender", metavar="GLOB", default="*", help="Only senders like this, for example '*@gmail.com'.")
+@at_address
 @as_json
 @with_states
-def list_(storage, state, sender, list_name, as_json):
+def list_(storage, state, sender, to, as_json):
     """List the rows: state, key and sender.
 
     \b
-    python operate.py states list --state CONFIRMING --list news
+    python operate.py states list --state CONFIRMING --to news
     python operate.py states list --sender '*@people.example' --json
     """
-    for row in storage:
-        if (
-            state in (None, row[2])
-            and fnmatchcase((row[1] or "").lower(), sender.lower())
-            and list_name in (None, split_key(row[0])[1])
-        ):
-            show_row(row, as_json)
+    for row in rows_in(storage, state, to, lambda address: fnmatchcase(address.lower(), sender.lower())):
+        show_row(row, as_json)
 
 
 @states.command()
@@ -60,13 +53,14 @@ def list_(storage, state, sender, list_name, as_json):
 def count(storage, as_json):
     """Count the senders in each state, by key.
 
-    A key is the module of the handlers and, after a colon, the list. A state in red has no handler:
-    the next mail of its senders is refused for now, with 451, until there is one.
+    A key is the module of the handlers, or what its @state_key_generator makes of a mail. A mail of a sender in a
+    state without a handler is refused for now, with 451.
     """
     counter = Counter((key, state) for key, _, state in storage)
     for (key, state), number in sorted(counter.items(), key=repr):
         if as_json:
-            click.echo(json.dumps({"key": key, "state": state, "count": number}))
+            row = {"key": key, "state": state, "count": number, "handler": has_handler(key, state)}
+            click.echo(json.dumps(row))
         else:
             click.echo(f"{number:>9}  {styled(key, state)}  {shown(key)}")
     if not as_json:
@@ -87,26 +81,27 @@ def show(storage, sender, as_json):
     for row in found:
         show_row(row, as_json)
     if not found and not as_json:
-        click.echo(f"{shown(as_salmon_writes(sender))} is at the START")
+        click.echo(f"{shown(as_salmon_writes(sender))} is in START")
 
 
 @states.command("set")
 @click.argument("sender")
 @click.argument("state")
-@click.option("--list", "list_name", metavar="NAME", help="The list; may be left out where there is only one.")
-@click.option("--handler", metavar="MODULE", help="The module, where several have a handler of this name.")
+@at_address
 @with_states
-def set_(storage, sender, state, list_name, handler):
+def set_(storage, sender, state, to):
     """Put SENDER into STATE, between two of their mails.
 
     \b
-    python operate.py states set alice@people.example SUBSCRIBED --list news
+    python operate.py states set alice@people.example SUBSCRIBED --to news
     """
     sender = as_salmon_writes(sender)
     if "@" not in sender:
         raise click.ClickException(f"SENDER {sender!r} must be an address; for example alice@people.example")
-    module = module_with(state, handler)
-    key = state_key(module, known_list(list_name), sender)
+    modules = modules_with(state, to)
+    if to is None and len(modules) > 1:
+        raise no_such_address(to, modules)
+    key = key_at(modules[0], sender, to)
     with storage.conversation(sender):
         before = storage.get(key, sender)
         storage.set(key, sender, state)
@@ -115,24 +110,24 @@ def set_(storage, sender, state, list_name, handler):
 
 @states.command()
 @click.argument("senders", metavar="SENDER...", nargs=-1, required=True)
-@in_list
+@at_address
 @with_states
-def reset(storage, senders, list_name):
-    """Put each SENDER back to the START, in one list or everywhere.
+def reset(storage, senders, to):
+    """Put each SENDER back to START, for mail to one address or everywhere.
 
     \b
-    python operate.py states reset alice@people.example bob@people.example --list news
+    python operate.py states reset alice@people.example bob@people.example --to news
     """
     for sender in senders:
-        put_to_start(storage, sender, list_name)
+        put_to_start(storage, sender, to)
 
 
 @states.command()
 @click.argument("old")
 @click.argument("new")
-@click.option("--handler", metavar="MODULE", help="The module, where several have a handler called NEW.")
+@at_address
 @with_states
-def rename(storage, old, new, handler):
+def rename(storage, old, new, to):
     """Put all senders who are in the state OLD into NEW, each between two of their mails.
 
     The setting renamed_states does the same when the server starts, all at once.
@@ -140,13 +135,14 @@ def rename(storage, old, new, handler):
     \b
     python operate.py states rename CONFIRMING ASKED
     """
-    module, number = module_with(new, handler), 0
-    for key, sender, _ in [row for row in storage if row[2] == old and split_key(row[0])[0] == module]:
+    modules_with(new, to)
+    found, changed = list(rows_in(storage, old, to)), 0
+    for key, sender, _ in found:
         with storage.conversation(sender):
-            if storage.get(key, sender) == old:
+            if storage.get(key, sender) == old and has_handler(key, new):
                 storage.set(key, sender, new)
-                number += 1
-    click.echo(f"rows changed: {number}  {old} -> {new}  {module}")
+                changed += 1
+    click.echo(f"rows changed: {changed} of {len(found)}  {old} -> {new}")
 
 
 @states.command()
@@ -163,12 +159,17 @@ def forget(storage, sender):
 
 def show_row(row, as_json):
     key, sender, state = row
-    click.echo(to_line(row) if as_json else f"{styled(key, state)}  {shown(key)}  {shown(sender)}")
+    if as_json:
+        click.echo(to_line(row, handler=has_handler(key, state)))
+    else:
+        click.echo(f"{styled(key, state)}  {shown(key, sender)}")
 
 
 def styled(key, state):
-    """Return a state for a table, in red when no handler has it: its sender is stuck."""
-    return click.style(f"{shown(state):<12}", fg="green" if has_handler(key, state) else "red")
+    """Return a state for a table; one that no handler has is marked, because its senders are stuck."""
+    if has_handler(key, state):
+        return click.style(f"{shown(state):<12}", fg="green")
+    return click.style(f"{shown(state)} (no handler)", fg="red")
 
 
 def as_salmon_writes(sender):
@@ -176,49 +177,45 @@ def as_salmon_writes(sender):
     return parseaddr(sender.lower())[1] or sender.lower()
 
 
-def rows_of(storage, sender):
+def rows_of(storage, sender, to=None):
     """Return the rows of a sender, who may have been written otherwise by an older application."""
     spellings = {sender.lower(), as_salmon_writes(sender)}
-    return [row for row in storage if row[1] is not None and row[1].lower() in spellings]
+    return list(rows_in(storage, None, to, lambda address: address.lower() in spellings))
 
 
-def put_to_start(storage, sender, list_name=None):
-    """Remove the rows of a sender, in one list or all, between two of their mails; say which they were."""
+def rows_in(storage, state, to, is_wanted=lambda sender: True):
+    """Yield the rows of the senders that are wanted, in a state and for mail to an address unless these are None.
+
+    Refuses a state that no row has, and an address that no handler takes.
+    """
+    modules, there = modules_at(to), set()
+    for row in storage:
+        there.add(row[2])
+        if state in (None, row[2]) and is_wanted(row[1] or ""):
+            if to is None or row[0] in [key_at(module, row[1], to) for module in modules]:
+                yield row
+    if state not in (None, *there):
+        states = ", ".join(sorted(map(shown, there))) or "none"
+        raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
+
+
+def put_to_start(storage, sender, to=None):
+    """Remove the rows of a sender, between two of their mails, and print them."""
     with storage.conversation(as_salmon_writes(sender)):
-        removed = [row for row in rows_of(storage, sender) if list_name in (None, split_key(row[0])[1])]
+        removed = rows_of(storage, sender, to)
         for key, spelling, _ in removed:
             storage.set(key, spelling, ROUTE_FIRST_STATE)
     for key, spelling, state in removed:
-        click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key)}  {shown(spelling)}")
+        click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
     if not removed:
-        click.echo(f"{shown(as_salmon_writes(sender))} is at the START already")
+        click.echo(f"{shown(as_salmon_writes(sender))} is in START already")
 
 
-def known_list(name):
-    """Return the list called `name`, or the only one there is."""
-    if name is None and len(settings.lists) == 1:
-        return settings.lists[0]
-    if name not in settings.lists:
-        given = "must be given" if name is None else f"{name!r} is none of our lists"
-        raise click.ClickException(
-            f"--list {given}: {', '.join(settings.lists)}; for example --list {settings.lists[0]}"
-        )
-    return name
-
-
-def module_with(state, wanted=None):
-    """Return the module of handlers, the `wanted` one if that is given, that has `state`."""
-    known = states_by_module()
-    if wanted is not None and wanted not in known:
-        raise click.ClickException(
-            f"--handler {wanted!r} is no module with states: {', '.join(known)}; for example --handler {min(known)}"
-        )
-    modules = [module for module in known if state in known[module] and wanted in (None, module)]
-    if not modules:
-        there = "; ".join(f"{', '.join(names)} in {module}" for module, names in known.items())
+def modules_with(state, to):
+    """Return the modules of handlers that have `state`, for mail to the address `to` where that is given."""
+    modules, known = modules_at(to), states_by_module()
+    found = [module for module in modules if state in known[module]]
+    if not found:
+        there = "; ".join(f"{', '.join(known[module])} in {module}" for module in modules)
         raise click.ClickException(f"STATE {state!r} must be a state that a handler has: {there}; for example START")
-    if len(modules) > 1:
-        raise click.ClickException(
-            f"--handler must say whose {state}: {', '.join(modules)}; for example --handler {modules[0]}"
-        )
-    return modules[0]
+    return found

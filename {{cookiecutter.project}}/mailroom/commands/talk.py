@@ -1,39 +1,26 @@
-"""`operate.py talk`: a conversation with the application, without a mail server."""
+"""`operate.py talk`: write to the application as anybody, and see what becomes of each mail."""
 
 import email
+import inspect
 import os
-import smtplib
 import sys
+from contextlib import nullcontext
 from email.policy import default
 from email.utils import getaddresses
-from pathlib import Path
 
 import click
 from salmon.routing import Router, StateStorage
 
-from app.mail.relay import Outbox
-from app.model.mail_states import MailStates
-from config import settings
-from operations.exchange import envelope_sender, exchange, make_mail, state_at, with_domain
-from operations.machine import place
-from operations.transcript import Difference, Recorder, Transcript, text_of
+from mailroom.commands.addresses import examples
+from mailroom.commands.booted import boot
+from mailroom.room import current
+from mailroom.testing import Outbox
+from mailroom.testing.exchange import envelope_sender, exchange, make_mail
+from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
-HOME = Path(__file__).parent.parent
 DEMO = "tests/conversations/subscribe.txt"
 INDENT = " " * 11
 LINES = 4
-
-
-class HostAndPort(click.ParamType):
-    """`HOST:PORT`, as a pair."""
-
-    name = "HOST:PORT"
-
-    def convert(self, value, parameter, context):
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            self.fail(f"{value!r} must be a host and a port; for example 127.0.0.1:8823", parameter, context)
-        return host.strip("[]"), int(port)
 
 
 @click.command()
@@ -44,21 +31,20 @@ class HostAndPort(click.ParamType):
 @click.option("--to", "recipient", metavar="ADDRESS", help="To whom; without a domain, to us.")
 @click.option(
     "--record",
-    type=click.File("a", encoding="utf-8", lazy=True),
-    help="Write a transcript at the end of a file.",
+    metavar="FILE",
+    type=click.Path(resolve_path=True),
+    help="Append what is typed to a file, as a transcript.",
 )
 @click.option(
     "--states",
     type=click.Choice(["none", "copy", "real"]),
     default="none",
-    help="none: everybody is at the START; copy: where they really are, but nothing is kept; real: it is kept.",
+    help="none: everybody is in START; copy: the stored states, which stay as they are; real: the stored states.",
 )
-@click.option("--against", type=HostAndPort(), help="Talk to the server that runs there, over the wire.")
-@click.option("--sink", is_flag=True, help="Listen where that server sends its replies, RELAY_HOST and RELAY_PORT.")
-def talk(demo, script, eml, sender, recipient, record, states, against, sink):
+def talk(demo, script, eml, sender, recipient, record, states):
     """Write to the application as anybody, and see what becomes of each mail.
 
-    Everything happens in memory: nothing is kept, nothing is sent, nothing has to run.
+    Everything happens in memory: nothing is kept, nothing is sent, and no server needs to run.
 
     \b
     python operate.py talk                        # write mails yourself
@@ -66,68 +52,41 @@ def talk(demo, script, eml, sender, recipient, record, states, against, sink):
     python operate.py talk --script holiday.txt   # does it still happen like that?
     python operate.py talk --demo                 # a first conversation
     python operate.py talk --eml mail.eml --to news --states copy
-    python operate.py talk --script holiday.txt --against 127.0.0.1:8823 --sink
 
-    How to write a transcript stands in operations/transcript.py. The exit status is 1 when the
+    mailroom/testing/transcript.py says how to write a transcript. The exit status is 1 when the
     conversation does not go as written.
-
-    A server that is talked to over the wire keeps states and sends replies. They are compared
-    where they can be seen: the states never, the replies with --sink.
     """
     played = [name for name, given in {"--demo": demo, "--script": script, "--eml": eml}.items() if given]
     if len(played) > 1:
         raise click.UsageError(f"{played[0]} and {played[1]} do not go together; give one of them")
     if record and played:
         raise click.UsageError("--record writes down what is typed; leave out --demo, --script and --eml")
-    if sink and not against:
-        raise click.UsageError("--sink needs the server that sends; for example --against 127.0.0.1:8823 --sink")
-    if states != "none" and against:
-        raise click.UsageError(f"--states {states} is for a conversation without --against")
     sys.stdout.reconfigure(errors="replace")
-    os.chdir(HOME)
-    deliver, look = (over_the_wire(against, sink), None) if against else in_memory(states)
+    boot_with(states)
     try:
         if eml:
-            send(eml, sender, recipient, deliver)
+            send(eml, sender, recipient)
         elif demo or script or not sys.stdin.isatty():
-            play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin, deliver, look)
+            play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin)
         else:
-            converse(sender, recipient, deliver, record)
-    except (OSError, smtplib.SMTPException) as error:
-        if not against:
-            raise click.ClickException(str(error)) from error
-        raise click.ClickException(f"--against {against[0]}:{against[1]} does not talk with us: {error}") from error
-
-
-def in_memory(states):
-    """Return what delivers a mail and what looks at a state, within this process."""
-    if states == "none":
-        import config.testing  # noqa: F401
-    else:
-        from operations.attach import attached
-
-        storage = attached().storage
-        Router.STATE_STORE = MailStates(storage if states == "real" else Copy(storage))
-        settings.relay = Outbox()
-    return exchange, state_at
-
-
-def over_the_wire(against, sink):
-    """Return what delivers a mail to the server at `against`, which sends its replies to us with `sink`."""
-    from operations.against import Server, Sink
-
-    try:
-        return Server(
-            settings.receiver_protocol, against, sink and Sink(settings.relay_host, settings.relay_port)
-        ).exchange
+            converse(sender, recipient, record)
     except OSError as error:
-        raise click.ClickException(
-            f"--sink cannot listen at {settings.relay_host}:{settings.relay_port}: {error}"
-        ) from error
+        raise click.ClickException(str(error)) from error
+
+
+def boot_with(states):
+    """Boot the application with no stored states, with a copy of them, or with the real ones; nothing is sent."""
+    if states == "none":
+        boot("config.testing")
+        return
+    settings = boot()
+    settings.relay = settings.room.relay = Outbox()
+    if states == "copy":
+        Router.STATE_STORE = Copy(settings.room.storage.storage)
 
 
 class Copy(StateStorage):
-    """The states in `storage`, which never learns what is changed here."""
+    """The states in `storage`, which does not learn what changes here."""
 
     def __init__(self, storage):
         self.storage = storage
@@ -140,8 +99,8 @@ class Copy(StateStorage):
         self.changed[key, sender] = state
 
 
-def send(file, sender, recipient, deliver):
-    """Send the mail in an open file, from and to whom its headers say when that is not given; 1 when it is refused."""
+def send(file, sender, recipient):
+    """Send the mail in an open file. Its headers name sender and recipient that are not given. Exit with 1 if refused."""
     data = file.read()
     mail = email.message_from_bytes(data, policy=default)
     if sender is None:
@@ -149,20 +108,19 @@ def send(file, sender, recipient, deliver):
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
     if not recipient:
         raise click.UsageError(f"--eml {file.name} has no To; give --to, for example --to news")
-    came = deliver(envelope_sender(sender), with_domain(recipient), data)
-    show(came)
-    if came.refusal:
+    result = exchange(envelope_sender(sender), current().address(recipient), data)
+    show(result)
+    if result.refusal:
         sys.exit(1)
 
 
-def play(script, deliver, look):
-    """Play the transcript in an open file; end the process with 1 where it does not go as written."""
+def play(script):
+    """Play the transcript in an open file; exit with 1 where it does not go as written."""
     try:
-        transcript = Transcript(script.name, script.read())
-        for mail, came in transcript.play(deliver, look):
+        for mail, result in Transcript(script.name, script.read()).play():
             for note in mail.notes:
                 click.secho(f"\n{note}", bold=True)
-            show(came)
+            show(result)
     except (Difference, UnicodeDecodeError) as error:
         sys.stdout.flush()
         click.secho(f"\n{error}", fg="red", err=True)
@@ -170,35 +128,36 @@ def play(script, deliver, look):
     click.secho(f"\nThe conversation went as {script.name} says.", fg="green")
 
 
-def converse(sender, recipient, deliver, record):
+def converse(sender, recipient, record):
     """Ask for mails and show what becomes of them, until the input ends."""
-    recorder = record and Recorder(record)
     sender = sender or "alice@people.example"
-    recipient = recipient or f"{settings.lists[0]}-subscribe"
+    recipient = recipient or next(iter(examples()), None)
     click.echo("Who writes what to whom? Ctrl-D ends.")
-    while True:
-        try:
-            click.echo()
-            sender = click.prompt("From", sender)
-            recipient = click.prompt("To", recipient)
-            subject = click.prompt("Subject", "hello")
-            text = ask_for_text()
-        except click.Abort:
-            click.echo()
-            return
-        address = with_domain(recipient)
-        headers = [("Subject", subject)] if subject != "hello" else []
-        try:
-            data = make_mail(envelope_sender(sender), address, headers, text)
-        except ValueError as error:
-            click.echo(f"Error: {error}; for example alice@people.example", err=True)
-            continue
-        came = deliver(envelope_sender(sender), address, data)
-        show(came)
-        if recorder:
-            recorder.record(came, headers, "" if text == "Hello.\n" else text)
-        replies = [mail for to, mail in came.sent or () if not to]
-        recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
+    with open(record, "a", encoding="utf-8") if record else nullcontext() as file:
+        recorder = file and Recorder(file)
+        while True:
+            try:
+                click.echo()
+                sender = click.prompt("From", sender)
+                recipient = click.prompt("To", recipient)
+                subject = click.prompt("Subject", "hello")
+                text = ask_for_text()
+            except click.Abort:
+                click.echo()
+                return
+            address = current().address(recipient)
+            headers = [("Subject", subject)] if subject != "hello" else []
+            try:
+                data = make_mail(envelope_sender(sender), address, headers, text)
+            except ValueError as error:
+                click.echo(f"Error: {error}; for example alice@people.example", err=True)
+                continue
+            result = exchange(envelope_sender(sender), address, data)
+            show(result)
+            if recorder:
+                recorder.record(result, headers, "" if text == "Hello.\n" else text)
+            replies = [mail for to, mail in result.sent if not to]
+            recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
 
 
 def ask_for_text():
@@ -209,26 +168,22 @@ def ask_for_text():
     return "\n".join(lines).removesuffix("\n.") + "\n"
 
 
-def show(came):
+def show(result):
     """Print a mail and what became of it."""
     click.echo()
-    click.secho(f"{came.sender or '<>'} -> {came.recipient}", bold=True)
-    for handler in came.handlers:
-        _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {place(handler)}")
-    if came.after:
-        moved = came.before != came.after
-        _row(
-            "state", f"{came.before} -> {click.style(came.after, fg='green')}" if moved else f"{came.after}, as before"
-        )
-    if came.refusal:
-        _row("refused", click.style(came.refusal, fg="red"))
-    if came.note:
-        _row("" if came.refusal else "ignored", came.note)
-    for to, mail in came.sent or ():
-        _row(
-            "to" if to else "reply",
-            (f"{_plain(to)}  " if to else "") + click.style(_plain(mail["Subject"]), fg="yellow"),
-        )
+    click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
+    for handler in result.handlers:
+        _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {_place(handler)}")
+    if result.after:
+        after = click.style(result.after, fg="green")
+        _row("state", f"{result.before} -> {after}" if result.before != result.after else f"{result.after}, as before")
+    if result.refusal:
+        _row("refused", click.style(result.refusal, fg="red"))
+    if result.note:
+        _row("" if result.refusal else "ignored", result.note)
+    for to, mail in result.sent:
+        subject = click.style(_plain(mail["Subject"]), fg="yellow")
+        _row("to" if to else "reply", f"{_plain(to)}  {subject}" if to else subject)
         if mail["Reply-To"]:
             click.echo(f"{INDENT}Reply-To: {_plain(mail['Reply-To'])}")
         text = [line for line in text_of(mail).splitlines() if line.strip()]
@@ -238,6 +193,12 @@ def show(came):
 
 def _row(label, text):
     click.echo(f"  {label:<9}{text}")
+
+
+def _place(handler):
+    """Return where a handler stands, for example `app/handlers/subscription.py:35`."""
+    code = inspect.unwrap(handler).__code__
+    return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
 
 
 def _plain(text):

@@ -1,17 +1,20 @@
 """`operate.py states export` and `import`: every row as a line of text, from any storage to any other."""
 
+import json
 import sys
-from contextlib import closing
+from collections import Counter
 
 import click
 from click.core import ParameterSource
 from salmon.server import SMTPError
 
-from app.model.renamed_states import has_handler
-from operations import rows, shelves
-from operations.attach import with_states
-from operations.incoming import Incoming
-from operations.rows import shown
+from mailroom.commands import shelves
+from mailroom.commands.booted import with_states
+from mailroom.handlers import has_handler
+
+FIELDS = {"key": (str, type(None)), "sender": (str, type(None)), "state": str}
+EXAMPLE = "app.handlers.subscription:news", "alice@people.example", "SUBSCRIBED"
+MAX_LINE = 1 << 20  # octets
 
 
 @click.command()
@@ -19,15 +22,14 @@ from operations.rows import shown
 def export(storage):
     """Write all rows to the standard output, a JSON object a line.
 
-    Rows that change meanwhile are written as they are when their turn comes. To change the storage
-    stop the server, export, switch, import, start.
+    A row that changes meanwhile is written as it is when its turn comes. To change the storage, stop the
+    server, export, edit config/boot.py, import, and start.
 
     \b
     python operate.py states export > run/states.jsonl
     """
-    length = sum(1 for _ in storage) if bars_are_seen() else None
-    for row in progress(storage, "Exporting", length):
-        sys.stdout.write(rows.to_line(row) + "\n")
+    for row in storage:
+        sys.stdout.write(to_line(row) + "\n")
 
 
 @click.command("import")
@@ -49,68 +51,85 @@ def import_(storage, file, shelve, replace, dry_run):
     """
     if shelve and click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT:
         raise click.UsageError("FILE and --shelve do not go together; for example import --shelve run/states")
-    source = shelves.rows(shelve) if shelve else rows.from_lines(file)
-    incoming = click.get_current_context().with_resource(closing(Incoming()))
     try:
-        incoming.read(progress(source, "Reading"))
+        states = read_all(shelves.rows(shelve) if shelve else rows(file))
     except ValueError as error:
         raise click.ClickException(f"nothing was imported: {error}") from error
     same = other = 0
-    for key, sender, state in progress(storage, "Comparing"):
-        new = incoming.find(key, sender)
+    for key, sender, state in storage:
+        new = states.get((key, sender))
         if new == state:
             same += 1
         elif new is not None:
             other += 1
-            example = f"{shown(state)} -> {line_of(key, sender, new)}"
+            example = f"{shown(state)} -> {shown(new, key, sender)}"
             if dry_run:
                 click.echo(example)
-    length = len(incoming)
+    length = len(states)
     if other and not replace and not dry_run:
         raise click.ClickException(
             f"nothing was imported: --replace is needed to overwrite {other} of {length} rows; for example {example}"
         )
     if not dry_run:
-        keep_all(storage, progress(incoming, "Importing", length))
+        keep_all(storage, states)
     click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
-    for key, state, number in incoming.kinds():
+    for (key, state), number in Counter((key, state) for (key, _), state in states.items()).items():
         if not has_handler(key, state):
             click.echo(f"No handler has the state {shown(state)} of {shown(key)}: {number} rows", err=True)
 
 
-def keep_all(storage, incoming):
-    """Set all rows or none; a row that the storage cannot hold is refused by what it says."""
+def read_all(source):
+    """Return `{(key, sender): state}` for all rows; raise `ValueError` when two have the same key and sender."""
+    states, once = {}, {}  # `once` has one each of the many equal keys and states
+    for number, (key, sender, state) in enumerate(source, start=1):
+        cell = once.setdefault(key, key), sender
+        if cell in states:
+            raise ValueError(f"row {number} has the key and the sender of an earlier row")
+        states[cell] = once.setdefault(state, state)
+    return states
+
+
+def keep_all(storage, states):
+    """Set all states or none; name the row that the storage cannot hold."""
     last = None
 
     def reading():
         nonlocal last
-        for row in incoming:
-            last = row
-            yield row
+        for (key, sender), state in states.items():
+            last = key, sender, state
+            yield last
 
     try:
         storage.set_all(reading())
     except SMTPError as error:
         if error.code < 500 or error.__cause__:  # what the database refuses may be any of many rows
             raise
-        # A storage looks at a row when it reads it.
-        raise click.ClickException(f"nothing was imported: {storage!r} cannot hold {line_of(*last)}") from error
+        key, sender, state = last  # a storage looks at a row when it reads it
+        refusal = f"nothing was imported: {storage!r} cannot hold {shown(state, key, sender)}"
+        raise click.ClickException(refusal) from error
 
 
-def line_of(key, sender, state):
-    return f"{shown(state)}  {shown(key)}  {shown(sender)}"
+def rows(file):
+    """Yield the `(key, sender, state)` rows in the lines of a binary file, one at a time.
+
+    Raises `ValueError` with the number of a line that is no row.
+    """
+    lines = iter(lambda: file.readline(MAX_LINE), b"")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if row.keys() != FIELDS.keys() or not all(isinstance(row[name], kind) for name, kind in FIELDS.items()):
+                raise ValueError
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"line {number} must be a row; for example {to_line(EXAMPLE)}") from error
+        yield tuple(row[name] for name in FIELDS)
 
 
-def bars_are_seen():
-    return sys.stderr.isatty() and not sys.stdout.isatty()
+def to_line(row, **more):
+    """Return a row, and `more` fields, as a line in ASCII, which gets through every pipe; without its end."""
+    return json.dumps({**dict(zip(FIELDS, row, strict=True)), **more})
 
 
-def progress(items, label, length=None):
-    """Yield the items, with a bar on stderr where somebody sees it."""
-    if not bars_are_seen():
-        yield from items
-        return
-    with click.progressbar(
-        items, label=label, length=length, show_pos=True, file=sys.stderr, update_min_steps=1000
-    ) as bar:
-        yield from bar
+def shown(*texts):
+    """Return texts fit for a terminal: a sender is whatever a stranger has sent."""
+    return "  ".join(text if text and text.isprintable() else ascii(text) for text in texts)

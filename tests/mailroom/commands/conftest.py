@@ -1,0 +1,32 @@
+"""Run commands in the folder of an application whose `config.boot` leaves the `room` of the tests as it is."""
+
+import logging
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from mailroom.commands import operate
+
+
+@pytest.fixture
+def home(room, tmp_path, monkeypatch):
+    """The folder of the application."""
+    modules = ("config", "config.boot", "config.testing")
+    (tmp_path / "config").mkdir()
+    for name in ("__init__", "boot", "testing"):
+        (tmp_path / "config" / f"{name}.py").touch()
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    logging.disable(logging.NOTSET)
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def run(home):
+    """A function: run `operate.py` with these arguments, and return Click's `Result`."""
+    return lambda *arguments, **options: CliRunner().invoke(operate, arguments, **options)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Refuses an answer that cannot be, in one line, before any file is made. A shell, which starts in a
+# Refuses an answer that cannot be used, in one line, before any file is made. A shell, which starts in a
 # tenth of the time that a Python needs.
 LC_ALL=C # letters are those of ASCII
 {#- An answer as Python writes it, quotes and all, for the shell. What cannot be printed has a backslash then. #}
@@ -10,9 +10,10 @@ mail_domain={{ written(cookiecutter.mail_domain) }}
 {%- raw %}
 
 # What an application, its tests and its storages depend on: a project of that name would depend on itself.
-DEPENDENCIES=" asgiref chardet click dj-database-url dnspython django exceptiongroup greenlet hypothesis iniconfig \
-    jinja2 lockfile markupsafe packaging pip pluggy psycopg psycopg-binary pygments pymysql pytest python-daemon ruff \
-    salmon-mail setuptools sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata whitenoise "
+DEPENDENCIES=" asgiref backports-datetime-fromisoformat chardet click dj-database-url django dnspython environs \
+    exceptiongroup greenlet hypothesis iniconfig jinja2 lockfile markupsafe marshmallow packaging pip \
+    pluggy psycopg psycopg-binary pygments pymysql pytest python-daemon python-dotenv ruff salmon-mail \
+    setuptools sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata whitenoise "
 
 # refuse QUESTION ANSWER RULE EXAMPLE: end the generation; cookiecutter then removes what it made.
 refuse() {
@@ -41,7 +42,7 @@ esac
 
 # Called in the project's folder, which may be there already with --overwrite-if-exists. Of a folder that it copies
 # whole, cookiecutter then first deletes what is there: the states, the signing key, and handlers of the user's own.
-for folder in app deploy/systemd logs operations run storages tests; do
+for folder in app deploy/systemd logs mailroom run tests; do
     [ ! -d $folder ] || refuse project "$project" "names a folder with $folder/ in it, which would be deleted" mail-app-2
 done
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).parent.parent
+APPLICATION = TEMPLATE / "{{cookiecutter.project}}"  # what an application is made from
 STORAGES = json.loads((TEMPLATE / "cookiecutter.json").read_text())["state_storage"]
 PROJECTS = ["mail-app", "P.1_" + "x" * 60]  # the longest as well
 MAIL_DOMAINS = ["example.com", "localhost"]

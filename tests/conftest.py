@@ -7,13 +7,16 @@ import pytest
 
 from tests import baking
 from tests.application import Application, speak_smtp
+from tests.mariadb import IS_THERE as MARIADB_IS_THERE
+from tests.mariadb import REASON as NO_MARIADB
+from tests.mariadb import Server as MariaDB
 from tests.postgresql import Server
 from tests.sink import Sink
 
 # `mailroom` is imported from the template itself, and must not be compiled there: cookiecutter would copy that.
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by a process that a test starts
-sys.path.append(str(baking.TEMPLATE / "{{cookiecutter.project}}"))
+sys.path.append(str(baking.APPLICATION))
 import mailroom  # noqa: E402, F401  before one in an application is found
 
 
@@ -39,6 +42,15 @@ def sink():
 def postgresql(tmp_path_factory):
     """A running `Server` with PostgreSQL, which nobody may stop."""
     with Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A running `tests.mariadb.Server`; what needs it is skipped where there is none."""
+    if not MARIADB_IS_THERE:
+        pytest.skip(NO_MARIADB)
+    with MariaDB() as server:
         yield server
 
 

@@ -12,7 +12,7 @@ import pytest
 from cookiecutter.exceptions import FailedHookException
 
 from tests.application import Application
-from tests.baking import TEMPLATE, bake
+from tests.baking import APPLICATION, TEMPLATE, bake
 
 COOKIECUTTER = str(Path(sys.executable).with_name("cookiecutter"))
 
@@ -39,6 +39,7 @@ BAD = [
             "Salmon_Mail",
             "salmon-_mail",
             "jinja2",
+            "python_dotenv",
             "a\\b",
             "a{b}",
             "a%}",
@@ -114,7 +115,7 @@ def assert_is_refused(output, question, answer):
 
 
 @pytest.mark.parametrize("question, answer", BAD, ids=lambda value: ascii(value)[:20])
-def test_a_bad_answer(here, monkeypatch, capfd, question, answer):
+def test_bad_answer_is_refused(here, monkeypatch, capfd, question, answer):
     monkeypatch.chdir(here)
     with pytest.raises(FailedHookException):
         bake(here.parent.parent, output_dir=here, **{question: answer})
@@ -124,7 +125,7 @@ def test_a_bad_answer(here, monkeypatch, capfd, question, answer):
 
 
 @pytest.mark.parametrize("question, answer", [("project", "../x"), ("project", "-rf"), ("mail_domain", "a@b.com")])
-def test_a_bad_answer_on_the_command_line(here, environment, question, answer):
+def test_bad_answer_on_the_command_line_is_refused(here, environment, question, answer):
     baking = generate(here, environment, f"{question}={answer}")
 
     assert baking.returncode != 0
@@ -132,14 +133,14 @@ def test_a_bad_answer_on_the_command_line(here, environment, question, answer):
     assert_nothing_was_made(here)
 
 
-def test_no_project_name(here, environment):
+def test_empty_project_name_is_refused(here, environment):
     """Cookiecutter refuses that by itself."""
     baking = generate(here, environment, "project=")
     assert baking.returncode != 0
     assert_nothing_was_made(here)
 
 
-def test_an_answer_that_is_a_template(here, environment):
+def test_answer_that_is_a_template_is_refused(here, environment):
     """Cookiecutter renders answers on its command line; what comes out is judged."""
     for answer in ["{{ 7 * 7 }}", "{% for x in y %}", "{{ nothing.at.all }}", "{{"]:
         baking = generate(here, environment, f"project={answer}")
@@ -147,7 +148,7 @@ def test_an_answer_that_is_a_template(here, environment):
         assert_nothing_was_made(here)
 
 
-def test_a_folder_that_is_there_already_is_left_alone(here, environment):
+def test_existing_folder_is_left_alone(here, environment):
     (here / "mail-app").mkdir()
     (here / "mail-app" / "mine").write_text("mine")
     baking = generate(here, environment)
@@ -158,8 +159,8 @@ def test_a_folder_that_is_there_already_is_left_alone(here, environment):
 COPIED = json.loads((TEMPLATE / "cookiecutter.json").read_text())["_copy_without_render"]
 
 
-@pytest.mark.parametrize("folder", [name for name in COPIED if (TEMPLATE / "{{cookiecutter.project}}" / name).is_dir()])
-def test_a_folder_that_would_be_deleted_is_not_overwritten(here, environment, folder):
+@pytest.mark.parametrize("folder", [name for name in COPIED if (APPLICATION / name).is_dir()])
+def test_folder_of_an_application_is_not_overwritten(here, environment, folder):
     """Told to overwrite, cookiecutter first deletes the folders that it copies whole: states, keys, own handlers."""
     mine = here / "mail-app" / folder / "mine"
     mine.parent.mkdir(parents=True)
@@ -174,7 +175,7 @@ def test_a_folder_that_would_be_deleted_is_not_overwritten(here, environment, fo
     assert mine.read_text() == "mine"
 
 
-def test_a_folder_of_something_else_is_overwritten_where_told_so(here, environment):
+def test_other_folder_is_overwritten_on_request(here, environment):
     """Such as a new repository with a licence in it."""
     (here / "mail-app").mkdir()
     for name in ("LICENSE", "README.md"):
@@ -185,7 +186,7 @@ def test_a_folder_of_something_else_is_overwritten_where_told_so(here, environme
     assert baking.returncode == 0, baking.stderr
     assert (here / "mail-app" / "LICENSE").read_text() == "mine"
     assert "made with [Salmon]" in (here / "mail-app" / "README.md").read_text()
-    assert (here / "mail-app" / "app" / "model" / "state_storage.py").exists()
+    assert (here / "mail-app" / "mailroom" / "room.py").exists()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_folder_of_something_else_is_overwritten_where_told_so(here, environme
         ("app", "{# x #}", "mail_domain"),
     ],
 )
-def test_a_bad_answer_that_was_typed(here, environment, project, mail_domain, refused):
+def test_typed_bad_answer_is_refused(here, environment, project, mail_domain, refused):
     output, status = typed(here, environment, project, mail_domain)
 
     assert status != 0
@@ -211,14 +212,14 @@ def test_a_bad_answer_that_was_typed(here, environment, project, mail_domain, re
     assert_nothing_was_made(here)
 
 
-def test_good_answers_that_were_typed(here, environment):
+def test_typed_good_answers_are_used(here, environment):
     output, status = typed(here, environment, "news-app", "News.Example")
 
     assert status == 0, output
     for question in ("Project", "Mail domain", "State storage"):
         assert question in output
-    assert 'mail_domain = "News.Example"' in (here / "news-app" / "config" / "settings.py").read_text()
-    assert Application(here / "news-app").address("news") == "news@News.Example"
+    assert '"MAIL_DOMAIN", "news.example"' in (here / "news-app" / "config" / "settings.py").read_text()
+    assert Application(here / "news-app").address("news") == "news@news.example"
 
 
 def typed(here, environment, project, mail_domain):

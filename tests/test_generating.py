@@ -1,7 +1,6 @@
-"""Every combination of answers makes an application that is whole, clean, and passes its own tests."""
+"""Every combination of answers makes an application that is small, whole, clean, and passes its own tests."""
 
 import ast
-import hashlib
 import importlib.metadata
 import itertools
 import os
@@ -13,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.application import Application
-from tests.baking import STORAGES, TEMPLATE, bake, combinations
+from tests.baking import APPLICATION, STORAGES, TEMPLATE, bake, combinations
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +37,15 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file() and caches.isdisjoint(path.parts))
 
 
+def contents(folder):
+    """Return the octets of the files in `folder` by their names."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files(folder)}
+
+
+def python_lines(paths):
+    return sum(len(path.read_text().splitlines()) for path in paths if path.suffix == ".py")
+
+
 def assert_clean(folder):
     """Lint and check the format, with no cache and no settings but the folder's own."""
     for command in (["check"], ["format", "--check"]):
@@ -56,7 +64,7 @@ def answers(request):
     return request.param
 
 
-def test_what_is_generated_is_whole_and_clean(bake, answers):
+def test_application_is_whole_and_clean(bake, answers):
     folder = bake(**answers)
 
     assert folder.name == answers["project"]
@@ -74,13 +82,116 @@ def test_what_is_generated_is_whole_and_clean(bake, answers):
     assert_clean(folder)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == answers["project"]
-    assert f'mail_domain = "{answers["mail_domain"]}"' in (folder / "config" / "settings.py").read_text()
+    domain = f'"MAIL_DOMAIN", "{answers["mail_domain"].lower()}"'
+    assert domain in (folder / "config" / "settings.py").read_text()
+    assert contents(folder / "mailroom") == contents(APPLICATION / "mailroom"), "it is the same in every application"
 
 
-def test_the_conversation_in_its_readme_is_the_one_that_is_played(bake):
-    folder = bake()
+CLASSES = {
+    "sqlite": "SQLiteStorage",
+    "shelve": "ShelveStorage",
+    "postgresql": "SQLAlchemyStorage",
+    "django": "DjangoStorage",
+}
 
-    assert (folder / "tests/conversations/subscribe.txt").read_text() in (folder / "README.md").read_text()
+
+@pytest.mark.parametrize("state_storage", STORAGES)
+def test_boot_names_the_class_of_the_storage_once(baked, state_storage):
+    boot = (baked(state_storage) / "config" / "boot.py").read_text()
+
+    assert re.findall(r"^.*STATE_STORE = (\w+)\(", boot, re.MULTILINE) == [CLASSES[state_storage]]
+    assert [name for name in CLASSES.values() if name in boot] == [CLASSES[state_storage]]
+
+
+def test_storages_differ_in_one_file_name(baked):
+    names = {storage: {str(path.relative_to(baked(storage))) for path in files(baked(storage))} for storage in STORAGES}
+
+    assert names["sqlite"] == names["shelve"] == names["postgresql"] == names["django"] - {"webapp.py"}
+
+
+@pytest.mark.parametrize("state_storage", STORAGES)
+def test_owner_has_at_most_32_files_and_500_lines_of_python(baked, state_storage):
+    folder = baked(state_storage)
+    own = [
+        path for path in files(folder) if path.relative_to(folder).parts[0] not in ("mailroom", "deploy", "webapp.py")
+    ]
+
+    assert len(own) <= 32
+    assert python_lines(own) <= 500
+
+
+def test_mailroom_has_at_most_5000_lines_of_python():
+    assert python_lines(files(APPLICATION / "mailroom")) <= 5000
+
+
+def imported(path):
+    """Return the absolute names of the modules that a file imports anywhere in it, with what it takes from them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+# Who may import what is not part of every application.
+ALLOWED = {
+    "sqlalchemy": ("storage/sqlalchemy.py", "storage/databases.py"),
+    "psycopg": ("storage/sqlalchemy.py", "storage/databases.py"),
+    "pymysql": ("storage/sqlalchemy.py", "storage/databases.py"),
+    "django": ("django/",),
+    "pytest": ("testing/",),
+    "hypothesis": ("testing/",),
+}
+
+
+def test_mailroom_imports_nothing_of_an_application_and_drivers_only_in_their_storage():
+    folder = APPLICATION / "mailroom"
+    every_application = {"environs", "marshmallow", "jinja2", "click", "salmon", "mailroom", *sys.stdlib_module_names}
+    sources = [path for path in files(folder) if path.suffix == ".py"]
+    assert len(sources) > 30
+    for path in sources:
+        name = str(path.relative_to(folder))
+        for module in imported(path):
+            package = module.partition(".")[0]
+            allowed = package in every_application or name.startswith(ALLOWED.get(package, ()))
+            assert allowed, f"mailroom/{name} imports {module}"
+
+
+def test_mailroom_contains_no_jinja():
+    for name, octets in contents(APPLICATION / "mailroom").items():
+        assert b"cookiecutter" not in octets, name
+        if not name.endswith(".html"):  # templates of Django
+            assert not re.search(rb"\{%|^\s*# %", octets, re.MULTILINE), name
+
+
+# Imports config.boot and the commands where the packages that are named on the command line are not installed.
+ALONE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import config.boot
+import mailroom.commands
+"""
+
+
+@pytest.mark.parametrize("state_storage", STORAGES)
+def test_application_needs_only_what_its_pyproject_names(baked, state_storage):
+    app = Application(baked(state_storage), SECRET_KEY="x" * 32)
+    project = tomllib.loads((app.folder / "pyproject.toml").read_text())["project"]
+    missing = {*ALLOWED, "dj_database_url", "whitenoise"} - {
+        name.replace("-", "_") for name in closure(project["dependencies"])
+    }
+    assert {"sqlite": "django", "postgresql": "django"}.get(state_storage, "sqlalchemy") in missing
+
+    booted = app.python(ALONE, *missing)
+
+    assert booted.returncode == 0, booted.stderr
 
 
 DOMAINS = itertools.cycle([LONGEST_DOMAIN, "EXAMPLE.com", "localhost"])
@@ -91,14 +202,13 @@ DOMAINS = itertools.cycle([LONGEST_DOMAIN, "EXAMPLE.com", "localhost"])
     [{"state_storage": storage, "mail_domain": next(DOMAINS)} for storage in STORAGES],
     ids=name_of,
 )
-def test_its_own_tests_pass(bake, answers):
-    """Also where the environment has settings of an application that runs on the same machine."""
+def test_its_own_tests_pass_whatever_the_environment_says(bake, answers):
+    """Also where an application runs on the same machine, and in this folder."""
     leaked = {
         "MAIL_DOMAIN": "other.example",
         "LISTS": "dev",
-        "RECEIVER_PROTOCOL": "smtp",
         "RECEIVER_HOST": "::1",
-        "RELAY_STARTTLS": "yes",
+        "RELAY_TLS": "yes",
         "REPLIES_PER_HOUR": "1",
         "MAX_MESSAGE_SIZE": "1024",
         "STATE_DATABASE": "nowhere/else",
@@ -107,61 +217,65 @@ def test_its_own_tests_pass(bake, answers):
     }
     app = Application(bake(**answers))
     environment = {**app.environment, **leaked}
+    (app.folder / ".env").write_text("".join(f"{name}={value!r}\n" for name, value in leaked.items()))
 
     tests = app.run("python", "-m", "pytest", "-p", "no:cacheprovider", env=environment)
 
     assert tests.returncode == 0, tests.stdout
     assert " passed" in tests.stdout
-    # Those with a server of PostgreSQL want one that they may use.
-    assert "skipped" not in tests.stdout or answers.get("state_storage") == "postgresql", tests.stdout
+    assert "skipped" not in tests.stdout, tests.stdout
     left = {path.name for path in [*(app.folder / "run").iterdir(), *(app.folder / "logs").iterdir()]}
     assert left == {".gitkeep"}, "its tests leave nothing behind"
 
 
-def test_the_same_answers_make_the_same_files(tmp_path):
+def test_same_answers_make_the_same_files(tmp_path):
     made = []
     for number in range(2):
         (tmp_path / str(number)).mkdir()
-        folder = bake(tmp_path / str(number))
-        made.append({path.relative_to(folder): hashlib.sha256(path.read_bytes()).digest() for path in files(folder)})
+        made.append(contents(bake(tmp_path / str(number))))
     assert made[0] == made[1]
 
 
-def test_a_choice_adds_its_own_files_only(tmp_path):
-    """What differs between two storages stands in a few places: the storage, its tests, and a line here and there."""
-    names = {}
-    for storage in STORAGES:
-        (tmp_path / storage).mkdir()
-        folder = bake(tmp_path / storage, state_storage=storage)
-        names[storage] = {str(path.relative_to(folder)) for path in files(folder)}
-        assert "app/model/state_storage.py" in names[storage]
-        assert "tests/model/test_state_storage.py" in names[storage]
-        assert not (folder / "storages").exists()
-        boot = (folder / "config" / "boot.py").read_text()
-        assert boot.count("Router.STATE_STORE = ") == 1
-    assert "app/model/turns.py" not in names["shelve"]
+def test_no_compiled_file_gets_into_an_application(bake):
+    """Tests of the package import it from the template, from where cookiecutter copies all files."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "tests/mailroom/test_loops.py",
+    ]
+    subprocess.run(command, cwd=TEMPLATE, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    assert [path for path in bake().rglob("*.py[co]")] == []
 
 
-def test_the_sources_of_the_template_parse_as_they_stand():
+def test_sources_of_the_template_are_python_as_they_stand():
     """So that an editor, a linter and a reader see what the user gets."""
-    sources = [path for path in TEMPLATE.rglob("*.py") if ".venv" not in path.parts]
+    sources = [path for path in TEMPLATE.rglob("*.py*") if path.is_file() and ".venv" not in path.parts]
+    sources = [path for path in sources if path.suffix == ".py" or path.name.startswith("{{ 'webapp.py'")]
     assert len(sources) > 40
     for path in sources:
         ast.parse(path.read_text(), str(path))
 
 
-def test_the_sources_of_the_template_are_linted():
+def test_template_is_linted_and_formatted():
     assert_clean(TEMPLATE)
 
 
-def test_a_newer_ruff_asks_nothing_new_of_an_application(bake):
+def test_newer_ruff_asks_nothing_new_of_an_application(bake):
     settings = tomllib.loads((bake() / "pyproject.toml").read_text())["tool"]["ruff"]
     assert "preview" not in settings and "ALL" not in settings["lint"]["select"]
     assert {"extend-select", "E", "W", "PL"}.isdisjoint(settings["lint"]["select"]), "groups that grow"
     assert settings["target-version"] == "py310"
 
 
-def test_no_project_depends_on_itself(tmp_path):
+def test_hook_knows_every_dependency(tmp_path):
     """The hook knows every package that an application pulls in, whatever its storage."""
     hook = (TEMPLATE / "hooks" / "pre_gen_project.sh").read_text()
     refused = set(re.search(r'DEPENDENCIES="(.*?)"', hook, re.DOTALL)[1].split())
@@ -194,7 +308,7 @@ def closure(requirements):
     return names
 
 
-def test_nothing_of_this_machine_is_in_the_template():
+def test_template_names_nothing_of_this_machine():
     names = [os.path.expanduser("~") + "/", *(f"/{folder}/" for folder in ("tmp", "root", "work"))]
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=TEMPLATE, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):

@@ -1,0 +1,89 @@
+"""`operate.py check` finds what is wrong with an installation and its handlers, and says what to do."""
+
+import json
+import socket
+import sys
+import time
+from importlib import metadata
+
+import pytest
+
+MODULE = "tests.mailroom.trial_list"
+
+
+@pytest.fixture
+def check(run):
+    """A function: run `operate.py check`, and return what is wrong as `{name: text}`."""
+
+    def check(*options):
+        result = run("check", "--json", *options)
+        found = json.loads(result.stdout)
+        assert found["ok"] == all(one["ok"] for one in found["checks"]) == (result.exit_code == 0)
+        return {one["name"]: one["text"] for one in found["checks"] if not one["ok"]}
+
+    return check
+
+
+def test_start_that_another_hides_is_told_for_each_address_that_the_routes_write_out(check, home, room):
+    handler = "from salmon.routing import route\n\n@route({})\ndef START(message, **captures):\n    return START\n"
+    (home / "second.py").write_text(handler.format('"(list_name)@(host)", list_name="dev|news"'))
+    (home / "third.py").write_text(handler.format('".+@(host)"'))
+    room.load(["second", "third"])
+
+    found = check()["routes"].split("; ")
+    del sys.modules["second"], sys.modules["third"]
+
+    assert f"second.START never runs for news@example.com, since {MODULE}.START takes that mail" in found
+    assert f"third.START never runs for news@example.com, since {MODULE}.START takes that mail" in found
+    assert "third.START never runs for dev@example.com, since second.START takes that mail" in found
+    assert len(found) == 3
+
+
+def test_start_that_another_hides_on_the_same_route_is_told(check, home, room):
+    (home / "second.py").write_text(
+        f"from salmon.routing import route_like\nfrom {MODULE} import START as FIRST\n\n"
+        "@route_like(FIRST)\ndef START(message, **captures):\n    return START\n"
+    )
+    room.load(["second"])
+
+    found = check()["routes"].split("; ")
+    del sys.modules["second"]
+
+    assert len(found) == 2
+    assert found[0].startswith("second.START never runs for ^(?P<list_name>news)")
+
+
+def test_host_that_is_slow_to_know_its_name_is_told(check, monkeypatch):
+    monkeypatch.setattr(socket, "getfqdn", lambda name="": time.sleep(1.5) or "slow.example")
+
+    assert "to learn the name slow.example took" in check()["host name"]
+
+
+def test_version_that_the_package_is_not_made_for_is_told(check, monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "3.4.0")
+
+    assert check()["versions"].startswith("salmon-mail is 3.4.0; install salmon-mail>=3.3.0,<3.4")
+
+
+def test_python_has_no_upper_bound(check, monkeypatch):
+    monkeypatch.setattr(sys, "version", "3.99.0 (main)")
+
+    assert "versions" not in check()
+
+
+def test_application_that_cannot_boot_is_told_and_checked_no_further(check, home):
+    (home / "config" / "boot.py").write_text("import no_such_module\n")
+
+    assert check() == {
+        "settings": "the application cannot start: ModuleNotFoundError: No module named 'no_such_module'"
+    }
+
+
+def test_state_that_no_handler_has_is_told(check, room):
+    class Rows(type(room.storage.storage)):
+        def __iter__(self):
+            yield f"{MODULE}:news", "alice@people.example", "GONE"
+
+    room.storage.storage.__class__ = Rows
+
+    assert "no handler has the states of these senders" in check()["stored states"]

@@ -1,18 +1,9 @@
 """Put the application together. `salmon start`, `operate.py` and scripts import this; it opens no port."""
 
-# % if cookiecutter.state_storage == "django"
-import logging.config
-import os
-
-import django
-from salmon.routing import Router
-
-# % else
 import logging.config
 
 from salmon.routing import Router
 
-# % endif
 from config import settings
 # % if cookiecutter.state_storage == "postgresql"
 from mailroom import LMTPReceiver, Mailroom, Relay
@@ -20,6 +11,7 @@ from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 
 # % elif cookiecutter.state_storage == "django"
 from mailroom import LMTPReceiver, Mailroom, Relay, signing_key
+from mailroom.django import setup_django
 
 # % elif cookiecutter.state_storage == "shelve"
 from mailroom import LMTPReceiver, Mailroom, Relay, signing_key
@@ -37,8 +29,7 @@ logging.config.dictConfig(settings.logging)
 Router.STATE_STORE = SQLAlchemyStorage(settings.state_database, protected=True)
 
 # % elif cookiecutter.state_storage == "django"
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp")
-django.setup()
+setup_django("webapp")
 from mailroom.django.storage import DjangoStorage  # noqa: E402  models can be imported from here on
 
 Router.STATE_STORE = DjangoStorage(protected=True)

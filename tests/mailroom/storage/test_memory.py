@@ -1,12 +1,12 @@
-"""`MemoryStorage`, which the tests pin, keeps the same contract as the storage that was picked."""
+"""Salmon's `MemoryStorage`, which tests use, keeps the same contract as the storages of the package."""
 
 import ast
 
 import pytest
 from salmon.routing import MemoryStorage
 
-from tests.model.mail_states_contract import MailStatesContract
-from tests.model.storage_contract import AnyStringContract, StorageContract
+from mailroom.testing.contract import StorageContract
+from tests.mailroom.storage.contracts import AnyStringContract, MailStatesContract
 
 
 class TestMemoryStorage(AnyStringContract, StorageContract, MailStatesContract):

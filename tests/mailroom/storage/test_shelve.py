@@ -1,22 +1,18 @@
-"""The storage that was picked keeps Salmon's contract, as far as a shelf goes."""
+"""`ShelveStorage` keeps the contract as far as a shelf goes, and what its own documentation says."""
 
 import dbm
 import subprocess
 import sys
 
 import pytest
-from salmon.routing import Router
 
-from app.model.mail_states import MailStates
-from app.model.state_storage import ShelveStorage
-from tests.conversation import assert_in_state, receive
-from tests.model.booting import boot
-from tests.model.mail_states_contract import MailStatesContract
-from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, refused
-from tests.trial_list import CONFIRMING
+from mailroom.storage.shelve import ShelveStorage
+from mailroom.testing.contract import ALICE, BOB, KEY, KeptStorageContract, refused
+from tests.mailroom.storage import ENVIRONMENT
+from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
 
 
-class TestShelveStorage(KeptStorageContract, MailStatesContract):
+class TestShelveStorage(OurStorageContract, KeptStorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         storage = ShelveStorage(tmp_path / "run" / "states")
@@ -27,10 +23,18 @@ class TestShelveStorage(KeptStorageContract, MailStatesContract):
     def reopen(self):
         def reopen(storage):
             storage.close()
-            storage.__init__(storage.database_path)
-            return storage
+            return ShelveStorage(storage.database_path)
 
         return reopen
+
+    def test_the_constructor_opens_nothing(self, storage, tmp_path):
+        assert list(tmp_path.iterdir()) == []
+        ShelveStorage(storage.database_path)
+        storage.open()
+        with refused(451):
+            ShelveStorage(storage.database_path).open()
+        storage.close()
+        ShelveStorage(storage.database_path).open()
 
     def test_a_key_that_is_not_ascii_is_refused_for_good(self, storage):
         with refused(554):
@@ -38,16 +42,20 @@ class TestShelveStorage(KeptStorageContract, MailStatesContract):
         storage.set(KEY, ALICE, "SUBSCRIBED")
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_a_shelf_that_has_gone_is_not_an_empty_one(self, storage, tmp_path):
+    @pytest.mark.parametrize("is_closed", [False, True])
+    def test_a_shelf_that_has_gone_is_not_an_empty_one(self, storage, tmp_path, is_closed):
         storage.set(KEY, ALICE, "CONFIRMING")
+        if is_closed:
+            storage.close()
         (tmp_path / "run").rename(tmp_path / "away")
         (tmp_path / "run").mkdir()
         for call in (lambda: storage.get(KEY, ALICE), lambda: storage.set(KEY, ALICE, "SUBSCRIBED")):
             with refused(451):
                 call()
-        assert list((tmp_path / "run").iterdir()) == []
+        assert {file.suffix for file in (tmp_path / "run").iterdir()} <= {".lock"}
 
     def test_a_damaged_state_makes_the_sending_server_keep_its_mail(self, storage):
+        storage.open()
         cell = storage.key(KEY.encode("ascii"), ALICE).encode()
         for damaged in (b"", b"no pickle", b"cno_module\nname\n."):
             with dbm.open(storage.database_path, "w") as shelf:
@@ -64,25 +72,9 @@ class TestShelveStorage(KeptStorageContract, MailStatesContract):
         assert sorted(storage) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
 
     def test_a_second_process_is_refused(self, storage):
-        program = f"from app.model.state_storage import ShelveStorage; ShelveStorage({storage.database_path!r})"
-        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        storage.open()
+        program = f"from mailroom.storage.shelve import ShelveStorage; ShelveStorage({storage.database_path!r}).open()"
+        second = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
         assert second.returncode == 1
         assert "a shelf is for one process" in second.stderr
-
-
-def test_a_conversation_with_the_storage_that_was_picked(trial_list, tmp_path, monkeypatch):
-    """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
-    storage = ShelveStorage(tmp_path / "states")
-    monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))
-
-    receive(ALICE, "news-subscribe")
-
-    assert_in_state(CONFIRMING, ALICE)
-    assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
-
-
-def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    booted = boot(tmp_path / "states")
-
-    assert f"<ShelveStorage {tmp_path / 'states'}>" in booted.stdout
-    assert "is protected" in booted.stderr
+        assert "451 4.3.0 The state storage is not available" in second.stderr

@@ -1,30 +1,32 @@
-"""The storage that was picked keeps Salmon's contract, and what its own documentation says.
+"""`SQLAlchemyStorage` keeps the contract on SQLite, PostgreSQL and MariaDB, and what its own documentation says."""
 
-On SQLite, which needs no server, and on PostgreSQL where TEST_DATABASE is the URL of a database in
-which a schema may be made: TEST_DATABASE=postgresql://localhost/test pytest
-"""
-
-import os
-import secrets
+import subprocess
+import sys
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy
 from salmon.routing import Router
+from salmon.server import SMTPError
 
-from app.model.mail_states import MailStates
-from app.model.state_storage import SQLAlchemyStorage
-from config.environment import needs
-from tests.conversation import assert_in_state, receive
-from tests.model.booting import boot
-from tests.model.mail_states_contract import MailStatesContract
-from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, TurnsContract, refused
-from tests.trial_list import CONFIRMING
-
-SERVER = os.environ.get("TEST_DATABASE")
+from mailroom.storage.sqlalchemy import SQLAlchemyStorage
+from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, refused
+from tests.mailroom.storage import ENVIRONMENT
+from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
 
 
-class SQLAlchemyContract(KeptStorageContract, TurnsContract, MailStatesContract):
+@pytest.fixture(scope="module")
+def in_postgresql(postgresql):
+    return sqlalchemy.make_url(postgresql.new_database())
+
+
+@pytest.fixture(scope="module")
+def in_mariadb(mariadb):
+    return sqlalchemy.make_url(mariadb.new_database("mariadb"))
+
+
+class SQLAlchemyContract(OurStorageContract, SharedStorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self, url):
         storage = SQLAlchemyStorage(url)
@@ -41,7 +43,7 @@ class SQLAlchemyContract(KeptStorageContract, TurnsContract, MailStatesContract)
 
     @pytest.fixture
     def other(self, storage):
-        other = SQLAlchemyStorage(storage.url, turn_timeout=1)
+        other = SQLAlchemyStorage(storage.url, lock_timeout=1)
         yield other
         other.close()
 
@@ -74,7 +76,7 @@ class SQLAlchemyContract(KeptStorageContract, TurnsContract, MailStatesContract)
             raise ZeroDivisionError
         assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
 
-    def test_nor_does_one_that_hides_a_failure_of_the_database(self, storage):
+    def test_a_conversation_that_hides_a_failure_of_the_database_changes_nothing(self, storage):
         storage.set(KEY, ALICE, "CONFIRMING")
         with refused(451), storage.conversation(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -94,7 +96,15 @@ class TestOnSQLite(SQLAlchemyContract):
 class ServerContract(SQLAlchemyContract):
     """What holds of a server beyond that. `end_connections` ends those of the storage, as a restart does."""
 
-    def test_a_server_that_was_restarted_is_not_noticed(self, storage, end_connections):
+    @pytest.fixture
+    def url(self, database):
+        storage = SQLAlchemyStorage(database)
+        storage.clear()
+        storage.close()
+        return database
+
+    def test_no_call_fails_after_a_restart_of_the_server(self, storage, end_connections):
+        storage.open()
         for call in (
             lambda: storage.get(KEY, ALICE),
             lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
@@ -114,45 +124,68 @@ class ServerContract(SQLAlchemyContract):
         assert storage.get(KEY, ALICE) == "CONFIRMING"
 
 
-@pytest.mark.skipif(not SERVER, reason="TEST_DATABASE is not set to the URL of a PostgreSQL database")
 class TestOnPostgreSQL(ServerContract):
     @pytest.fixture
-    def url(self):
-        schema = f"test_{secrets.token_hex(8)}"
-        url = sqlalchemy.make_url(SERVER).set(drivername="postgresql+psycopg")
-        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-            yield url.update_query_dict({"options": f"-c search_path={schema}", "application_name": schema})
-            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
-        engine.dispose()
+    def database(self, in_postgresql):
+        return in_postgresql
 
     @pytest.fixture
-    def end_connections(self, url):
+    def end_connections(self, database):
         def end_connections():
-            with psycopg.connect(SERVER, autocommit=True) as connection:
-                mine = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
-                assert connection.execute(mine, [url.query["application_name"]]).fetchall()
+            with psycopg.connect(database.render_as_string(False), autocommit=True) as connection:
+                mine = (
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                    " WHERE datname = %s AND pid <> pg_backend_pid()"
+                )
+                assert connection.execute(mine, [database.database]).fetchall()
+
+        return end_connections
+
+    def test_ten_workers_create_one_table(self, postgresql):
+        for _ in range(3):
+            command = [sys.executable, "-c", TEN_WORKERS, postgresql.new_database()]
+            ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+            assert ran.returncode == 0, ran.stderr
+
+
+class TestOnMariaDB(ServerContract):
+    @pytest.fixture
+    def database(self, in_mariadb):
+        return in_mariadb
+
+    @pytest.fixture
+    def end_connections(self, database):
+        def end_connections():
+            server = {"host": database.host, "port": database.port, "user": "mail", "password": "secret"}
+            with pymysql.connect(**server) as connection, connection.cursor() as cursor:
+                mine = "SELECT id FROM information_schema.processlist WHERE db = %s"
+                assert cursor.execute(mine, [database.database])
+                for (number,) in cursor.fetchall():
+                    cursor.execute(f"KILL HARD CONNECTION {number}")
 
         return end_connections
 
 
-def test_a_conversation_with_the_storage_that_was_picked(trial_list, tmp_path, monkeypatch):
-    """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
-    storage = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.sqlite3")
-    monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))
-
-    receive(ALICE, "news-subscribe")
-
-    assert_in_state(CONFIRMING, ALICE)
-    assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
-
-
-def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    booted = boot(f"sqlite:///{tmp_path}/states.sqlite3")
-
-    assert f"<SQLAlchemyStorage sqlite:///{tmp_path}/states.sqlite3>" in booted.stdout
-    assert "is protected" in booted.stderr
+TEN_WORKERS = """
+import os, sys
+from mailroom.storage.sqlalchemy import SQLAlchemyStorage
+waiting, all_are_there = os.pipe()
+children = []
+for number in range(10):
+    children.append(os.fork())
+    if children[-1] == 0:
+        status = 1
+        try:
+            os.close(all_are_there)
+            os.read(waiting, 1)
+            SQLAlchemyStorage(sys.argv[1]).set("key", str(number), "SUBSCRIBED")
+            status = 0
+        finally:
+            os._exit(status)
+os.close(all_are_there)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+assert len(list(SQLAlchemyStorage(sys.argv[1]))) == 10
+"""
 
 
 @pytest.mark.parametrize(
@@ -167,12 +200,26 @@ def test_boot_attaches_the_storage_that_was_picked(tmp_path):
         ("postgresql+psycopg2://mail:secret@127.0.0.1/mail", "psycopg 3"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line_without_the_password(url, reason):
-    with pytest.raises(SystemExit) as ended, needs("state_database", url):
-        SQLAlchemyStorage(url)
+def test_a_database_that_cannot_be_used_ends_the_start_in_one_line_without_the_password(
+    room, monkeypatch, tmp_path, url, reason
+):
+    monkeypatch.chdir(tmp_path)
+    Router.STATE_STORE = SQLAlchemyStorage(url)
+
+    with pytest.raises(SystemExit) as ended:
+        room.start()
 
     line = ended.value.code
-    assert line.startswith("ERROR: STATE_DATABASE '")
+    assert line.startswith("ERROR: STATE_DATABASE <SQLAlchemyStorage ")
     assert reason in line
     assert "\n" not in line
     assert "sec" not in line and "ret" not in line
+
+
+def test_a_database_that_cannot_be_used_is_451_at_every_call():
+    storage = SQLAlchemyStorage("postgresql://mail:sec@ret@127.0.0.1/mail")
+    for call in (storage.open, lambda: storage.get(KEY, ALICE), lambda: storage.conversation(ALICE).__enter__()):
+        with pytest.raises(SMTPError) as refusal:
+            call()
+        assert refusal.value.code == 451
+        assert isinstance(refusal.value.__cause__, ValueError)

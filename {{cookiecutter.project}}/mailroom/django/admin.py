@@ -1,10 +1,11 @@
-"""The page to look at the conversations and to mend them; with a million rows as well.
+"""The page to look at the states and to mend them; with a million rows as well.
 
-Nothing is counted or sorted in full: counts stop at `MOST_COUNTED`, and what is shown comes by an index.
+Nothing is counted or sorted in full: counts stop at `MAX_COUNTED`, and what is shown comes by an index.
 """
 
 import csv
 from itertools import chain
+from types import SimpleNamespace
 
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
@@ -14,13 +15,16 @@ from django.http import StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.html import format_html
+from salmon.routing import ROUTE_FIRST_STATE, Router
 
-from .conversation import conversation
-from .models import START, State
+from mailroom import handlers
+from mailroom.django.connection import conversation
+from mailroom.django.models import State
 
-MOST_COUNTED = 10_000
-MOST_FOUND = 1_000
-MOST_RESET = 900  # Django takes 1,000 fields of a form
+MAX_COUNTED = 10_000
+MAX_FOUND = 1_000
+MAX_RESET = 900  # Django takes 1,000 fields of a form
 
 
 class More(int):
@@ -31,9 +35,9 @@ class More(int):
 
 
 def counted(rows):
-    """Return how many rows there are, as far as `MOST_COUNTED`."""
-    number = rows.order_by()[: MOST_COUNTED + 1].count()
-    return number if number <= MOST_COUNTED else More(MOST_COUNTED)
+    """Return how many rows there are, as far as `MAX_COUNTED`."""
+    number = rows.order_by()[: MAX_COUNTED + 1].count()
+    return number if number <= MAX_COUNTED else More(MAX_COUNTED)
 
 
 class ShortPaginator(Paginator):
@@ -42,11 +46,9 @@ class ShortPaginator(Paginator):
         return counted(self.object_list)
 
 
-class Echo:
-    """A file for `csv.writer`, which gives back what is written."""
-
-    def write(self, text):
-        return text
+def is_lost(state, key=None):
+    """Return whether no handler has the state: mail of its senders is refused. Only a process with routes can tell."""
+    return bool(Router.ORDER) and not handlers.has_handler(key, state)
 
 
 def plain(text):
@@ -68,23 +70,22 @@ class StateFilter(ValueFilter):
     title = parameter_name = "state"
 
 
-class ListFilter(ValueFilter):
-    title = "list"
-    parameter_name = "key"
+class KeyFilter(ValueFilter):
+    title = parameter_name = "key"
 
     def lookups(self, request, model_admin):
         rows = [State(key=value) for value, _ in super().lookups(request, model_admin)]
-        names = [row.list_name for row in rows]
+        names = [row.short_key for row in rows]
         return [
-            (row.key, row.list_name if names.count(row.list_name) == 1 else f"{row.list_name} in {row.handler}")
+            (row.key, row.short_key if names.count(row.short_key) == 1 else f"{row.short_key} in {row.handler}")
             for row in rows
         ]
 
 
 @admin.register(State)
 class StateAdmin(admin.ModelAdmin):
-    list_display = ["sender", "list_", "handler_", "state", "changed_"]
-    list_filter = [StateFilter, ListFilter]
+    list_display = ["sender", "key_", "handler_", "state_", "changed_"]
+    list_filter = [StateFilter, KeyFilter]
     sortable_by = ["changed_"]
     ordering = ["-changed"]
     search_fields = ["sender"]
@@ -92,7 +93,7 @@ class StateAdmin(admin.ModelAdmin):
     paginator = ShortPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    fields = readonly_fields = ["sender", "list_", "handler", "state", "changed_"]
+    fields = readonly_fields = ["sender", "key_", "handler", "state_", "changed_"]
     actions = ["back_to_start", "export_as_csv"]
 
     # A row is made and changed by mail; people put a sender back to the start, and nothing else.
@@ -108,23 +109,28 @@ class StateAdmin(admin.ModelAdmin):
     class Media:
         css = {"all": ["mail_states/states.css"]}
 
-    @admin.display(description="list")
-    def list_(self, state):
-        return state.list_name
+    @admin.display(description="key")
+    def key_(self, row):
+        return row.short_key
 
     @admin.display(description="handler")
-    def handler_(self, state):
-        return state.handler.rpartition(".")[2]
+    def handler_(self, row):
+        return row.handler.rpartition(".")[2]
+
+    @admin.display(description="state")
+    def state_(self, row):
+        text = '<span class="mail-states-lost">{}: no handler</span>' if is_lost(row.state, row.key) else "{}"
+        return format_html(text, row.state)
 
     @admin.display(description="changed", ordering="changed")
-    def changed_(self, state):
-        return timezone.template_localtime(state.changed).strftime("%Y-%m-%d %H:%M:%S %Z")
+    def changed_(self, row):
+        return timezone.template_localtime(row.changed).strftime("%Y-%m-%d %H:%M:%S %Z")
 
-    @transaction.non_atomic_requests  # a reset is one transaction for each sender, in the sender's turn
+    @transaction.non_atomic_requests  # a reset is one transaction for each sender, under the sender's lock
     def changelist_view(self, request, extra_context=None):
         request.GET = request.GET.copy()
         exact = bool(request.GET.pop("exact", None))
-        response = super().changelist_view(request, {"title": "Where the conversations stand", **(extra_context or {})})
+        response = super().changelist_view(request, {"title": "States of the senders", **(extra_context or {})})
         page = getattr(response, "context_data", None) or {}
         if "cl" in page:
             page["counts"] = counts = self._counts(page["cl"], exact)
@@ -140,31 +146,31 @@ class StateAdmin(admin.ModelAdmin):
             found = rows.filter(sender__icontains=text.lstrip("*"))
         else:
             found = rows.of_senders_beginning(text)
-        keys = list(found.order_by().values_list("pk", flat=True)[: MOST_FOUND + 1])
-        if len(keys) > MOST_FOUND:
-            messages.warning(request, f"Too many match {text!r}; only {MOST_FOUND:,} of them are looked at.")
-        return rows.filter(pk__in=keys[:MOST_FOUND]), False
+        keys = list(found.order_by().values_list("pk", flat=True)[: MAX_FOUND + 1])
+        if len(keys) > MAX_FOUND:
+            messages.warning(request, f"Too many match {text!r}; only {MAX_FOUND:,} of them are looked at.")
+        return rows.filter(pk__in=keys[:MAX_FOUND]), False
 
-    @admin.action(description=f"Back to {START}", permissions=["change"])
+    @admin.action(description=f"Back to {ROUTE_FIRST_STATE}", permissions=["change"])
     def back_to_start(self, request, rows):
         """Put senders back to the start, once that was confirmed; each while no mail of theirs is being handled."""
-        states = list(rows[: MOST_RESET + 1])
-        if len(states) > MOST_RESET:
-            text = f"At most {MOST_RESET:,} at once, please; operate.py states reset takes any number."
+        states = list(rows[: MAX_RESET + 1])
+        if len(states) > MAX_RESET:
+            text = f"At most {MAX_RESET:,} at once, please; operate.py states reset takes any number."
             self.message_user(request, text, messages.ERROR)
         elif "confirmed" in request.POST:
             busy = [state for state in states if not self._reset(request, state)]
-            self.message_user(request, f"Back to {START}: {len(states) - len(busy)}.", messages.SUCCESS)
+            self.message_user(request, f"Back to {ROUTE_FIRST_STATE}: {len(states) - len(busy)}.", messages.SUCCESS)
             if busy:
                 text = f"Mail was being handled, please try again: {', '.join(map(str, busy))}."
                 self.message_user(request, text, messages.WARNING)
         else:
             context = {
                 **self.admin_site.each_context(request),
-                "title": f"Back to {START}?",
+                "title": f"Back to {ROUTE_FIRST_STATE}?",
                 "opts": self.opts,
                 "states": states,
-                "start": START,
+                "start": ROUTE_FIRST_STATE,
                 "action_checkbox_name": admin.helpers.ACTION_CHECKBOX_NAME,
             }
             return TemplateResponse(request, "admin/mail_states/state/back_to_start.html", context)
@@ -172,10 +178,10 @@ class StateAdmin(admin.ModelAdmin):
     @admin.action(description="Export as CSV", permissions=["view"])
     def export_as_csv(self, request, rows):
         """Answer with a file for spreadsheets, which is sent while it is read."""
-        writer = csv.writer(Echo())
-        head = ["sender", "list", "handler", "state", "changed"]
+        writer = csv.writer(SimpleNamespace(write=str))  # whose writerow then returns the line
+        head = ["sender", "key", "handler", "state", "changed"]
         lines = (
-            [*map(plain, (state.sender, state.list_name, state.handler, state.state)), state.changed.isoformat()]
+            [*map(plain, (state.sender, state.short_key, state.handler, state.state)), state.changed.isoformat()]
             for state in rows.iterator()
         )
         return StreamingHttpResponse(
@@ -185,7 +191,7 @@ class StateAdmin(admin.ModelAdmin):
         )
 
     def _reset(self, request, state):
-        """Return whether the row could be taken away; waits for the turn of its sender."""
+        """Return whether the row could be deleted; waits for the lock of its sender."""
         using = router.db_for_write(State)
         try:
             with conversation(state.sender, using):
@@ -194,17 +200,22 @@ class StateAdmin(admin.ModelAdmin):
             return False
         if not number:  # a mail came first
             return False
-        self.log_change(request, state, f"Back to {START} from {state.state}.")
+        self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
         return True
 
     def _counts(self, page, exact):
-        """Return how many senders are in each state, in the list that is looked at, and the way to them."""
+        """Return how many senders are in each state, under the key that is looked at, and the link to them."""
         rows = State.objects.filter(key=page.params["key"]) if "key" in page.params else State.objects.all()
         if exact:
             numbers = rows.order_by("state").values_list("state").annotate(Count("pk"))
         else:
             numbers = [(state, counted(rows.filter(state=state))) for state in rows.values_of("state")]
         return [
-            {"name": state, "number": number, "link": page.get_query_string({"state": state}, ["p"])}
+            {
+                "name": state,
+                "number": number,
+                "link": page.get_query_string({"state": state}, ["p"]),
+                "is_lost": is_lost(state, page.params.get("key")),
+            }
             for state, number in numbers
         ]

@@ -1,9 +1,6 @@
-"""Where each conversation stands: a row for every sender and list that is not at the start."""
+"""The states: a row for every sender and key that is not at the start."""
 
 from django.db import models
-
-# `salmon.routing.ROUTE_FIRST_STATE`; a site that shows the states needs no Salmon.
-START = "START"
 
 
 class ExactField(models.CharField):
@@ -40,7 +37,7 @@ class StateQuerySet(models.QuerySet):
 
 
 class State(models.Model):
-    """The state of one sender under one key, which is the name of a handler and of a list.
+    """The state of one sender under one key: a module of handlers and what its `@state_key_generator` adds.
 
     Key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
     """
@@ -64,7 +61,7 @@ class State(models.Model):
         ]
 
     def __str__(self):
-        return f"{self.sender} in {self.key}"
+        return f"{self.sender} ({self.key})"
 
     @property
     def handler(self):
@@ -72,6 +69,6 @@ class State(models.Model):
         return self.key.rpartition(":")[0] or self.key
 
     @property
-    def list_name(self):
-        """The list, where the key names one."""
+    def short_key(self):
+        """What the key has after the module, for example a list or a ticket."""
         return self.key.rpartition(":")[2] if ":" in self.key else ""

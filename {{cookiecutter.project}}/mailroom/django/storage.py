@@ -1,13 +1,7 @@
-"""The memory of the state machine: the model `State`, in any database that Django knows well.
+"""States in the model `State`, in any database that Django knows well."""
 
-What Salmon asks of a storage stands in its "Writing A State Storage Backend": `get`, `set` and
-`clear`, thread safe, process safe, and every key exactly as it was given.
-"""
-
-import logging
 import os
 import random
-import re
 import time
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -23,57 +17,54 @@ from django.db import (
     transaction,
 )
 from django.db.migrations.executor import MigrationExecutor
-from salmon.routing import ROUTE_FIRST_STATE, StateStorage
-from salmon.server import SMTPError
+from salmon.routing import ROUTE_FIRST_STATE
 
-from .connection import make_fit_for_mail
-from .conversation import conversation, refuse_what_cannot_be_kept
-from .models import State
+from mailroom.django.connection import conversation, make_fit_for_mail, refuse_what_cannot_be_kept
+from mailroom.django.models import State
+from mailroom.storage.base import Storage, answering, checked
 
-LOG = logging.getLogger(__name__)
-
-# NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
-IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
-CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
-UNAVAILABLE = "4.3.0 The state storage is not available"
 PAGE = 1000
 
 
-class DjangoStorage(StateStorage):
+class DjangoStorage(Storage):
     """States in the table of `State`, in the database that Django's settings call `using`, or a router names.
 
-    The table is made, or changed by a newer migration, when it must be. With `protected`, `clear`
-    refuses. Each thread has a connection of its own, which is opened anew when it has gone stale.
-    The turn of a sender is waited for `turn_timeout` seconds, and a PostgreSQL `answer_timeout`.
+    The table is created, or changed by a newer migration, at first use. Each thread has a connection of its
+    own, which is opened anew when it has gone stale. The lock of a sender is waited for `lock_timeout` seconds,
+    and the answer of a PostgreSQL server `answer_timeout`.
 
-    Every method raises `salmon.server.SMTPError`: 451 when the database fails, so that the sending
-    server keeps the mail and tries again, and 554 for a text that a database cannot hold.
+    `mailroom.django.connection.conversation` says what a conversation is in each database.
     """
 
-    def __init__(self, using=None, protected=False, turn_timeout=2, answer_timeout=5):
+    _is_migrated = False
+
+    def __init__(self, using=None, protected=False, lock_timeout=2, answer_timeout=5):
         self.using = using or router.db_for_write(State)
         self.protected = protected
-        self.turn_timeout = turn_timeout
+        self.lock_timeout = lock_timeout
         self.answer_timeout = answer_timeout
-        self._migrate()
 
-    def __repr__(self):
-        database = connections[self.using].settings_dict
+    @property
+    def _shown(self):
+        database = connections.settings[self.using]
         server = ":".join(str(database[name]) for name in ("HOST", "PORT") if database.get(name))
-        return f"<{type(self).__name__} {' on '.join(filter(None, (str(database['NAME']), server)))}>"
+        return " on ".join(filter(None, (str(database["NAME"]), server)))
+
+    def open(self):
+        if not self._is_migrated:
+            with answering(Exception):  # a backend may lack its driver
+                self._migrate()
+            self._is_migrated = True
 
     def get(self, key, sender):
-        """Return the state of `sender` under `key`, `START` where there is none."""
         key, sender, _ = _checked(key, sender)
         found = self._run(list, self._rows().filter(key=key, sender=sender).values_list("state", flat=True))
         return found[0] if found else ROUTE_FIRST_STATE
 
     def set(self, key, sender, state):
-        """Remember `state`; `START` forgets the row."""
         self.set_all([(key, sender, state)])
 
     def set_all(self, rows):
-        """Remember many `(key, sender, state)` rows: all of them or, if anything fails, none."""
         rows = (_checked(*row) for row in rows)
         first = list(islice(rows, PAGE))
         if first:
@@ -81,14 +72,10 @@ class DjangoStorage(StateStorage):
                 while page := list(islice(rows, PAGE)):
                     self._run(self._write, page)
 
-    def clear(self):
-        """Forget every state; raise `RuntimeError` when the storage is protected."""
-        if self.protected:
-            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
+    def _clear(self):
         self._run(self._rows().delete)
 
     def __iter__(self):
-        """Yield `(key, sender, state)` rows by a page at a time; nothing is held in between."""
         following = self._rows().order_by("pk").values_list("pk", "key", "sender", "state")
         page = self._run(list, following[:PAGE])
         while page:
@@ -97,14 +84,13 @@ class DjangoStorage(StateStorage):
             page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
 
     def conversation(self, sender):
-        """Return a context that holds the turn of `sender`; see `conversation` for what it is in each database."""
-        return self._held(conversation, sender, self.using, self.turn_timeout)
+        return self._held(conversation, sender, self.using, self.lock_timeout)
 
     def check(self):
-        """Raise `SMTPError` when what this thread did in the conversation so far cannot be kept."""
+        """Raise `SMTPError` when what this thread did in the conversation so far cannot be committed."""
         connection = connections[self.using]
         if connection.in_atomic_block:
-            with self._failing():
+            with _answering():
                 refuse_what_cannot_be_kept(connection)
 
     def renew(self):
@@ -172,7 +158,7 @@ class DjangoStorage(StateStorage):
         with ExitStack() as stack:
             self._run(lambda: stack.enter_context(context(*arguments)))
             yield
-            with self._failing():
+            with _answering():
                 stack.close()
 
     def _run(self, work, *arguments):
@@ -181,7 +167,8 @@ class DjangoStorage(StateStorage):
         A mail application has no request cycle, in which Django would look after that. Nothing has
         happened then, or nothing that may not happen twice.
         """
-        with self._failing():
+        self.open()
+        with _answering():
             connection = connections[self.using]
             make_fit_for_mail(connection, self.answer_timeout)
             used = None if connection.in_atomic_block else connection.connection
@@ -195,27 +182,14 @@ class DjangoStorage(StateStorage):
             make_fit_for_mail(connection, self.answer_timeout)
             return work(*arguments)
 
-    @contextmanager
-    def _failing(self):
-        """Turn what the database raises into the answer to the mail."""
-        try:
-            yield
-        except TimeoutError as error:
-            raise SMTPError(451, "4.3.0 Another mail of this sender is being handled") from error
-        except DataError as error:
-            raise SMTPError(554, CANNOT_HOLD) from error
-        except (Error, OSError) as error:
-            LOG.error("%s: %s", self, " ".join(str(error).split()))
-            raise SMTPError(451, UNAVAILABLE) from error
+
+def _answering():
+    return answering((Error, OSError), DataError)
 
 
 def _checked(key, sender, state=ROUTE_FIRST_STATE):
-    """Return the row if every database can hold it; otherwise refuse the mail for good."""
-    for value, field in ((key, "key"), (sender, "sender"), (state, "state")):
-        longest = State._meta.get_field(field).max_length
-        if not isinstance(value, str) or len(value) > longest or IMPOSSIBLE.search(value):
-            raise SMTPError(554, CANNOT_HOLD)
-    return key, sender, state
+    length = {field.name: field.max_length for field in State._meta.fields}
+    return checked(key, length["key"]), checked(sender, length["sender"]), checked(state, length["state"])
 
 
 def _before_fork():

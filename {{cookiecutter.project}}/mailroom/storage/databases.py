@@ -1,15 +1,14 @@
-"""What differs between the databases that can keep the states.
+"""What differs between the databases that `SQLAlchemyStorage` can use.
 
-A class says how a URL names it, how its driver gives up in time (time-outs are in whole seconds), how
-a row is inserted or changed in one statement, how a transaction begins, and what a turn is: the lock
-on a number of 64 bits by which one mail of a sender waits for another.
+A class says how a URL names the database, how its driver gives up in time (time-outs are in whole seconds), how
+a transaction begins, how a row is inserted or updated in one statement, and how a mail locks its sender, by a
+number of 64 bits.
 """
 
-import psycopg
 from sqlalchemy import String, event
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from mailroom.storage.patience import within
+from mailroom.storage.patience import limit_waiting
 
 
 def text(length):
@@ -26,18 +25,19 @@ def text(length):
 
 
 class PostgreSQL:
-    """A turn is an advisory lock of the transaction; the server ends both when the worker dies."""
+    """The lock is an advisory one of the transaction; the server ends both when the worker dies."""
 
     names = ("postgresql+psycopg", "postgresql", "postgres")
     paramstyle = "format"
-    # Whatever the server's default is: after the wait for a turn, the new state must be seen.
+    # Whatever the server's default is: after the wait for a lock, the new state must be seen.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    insert = staticmethod(postgresql.insert)
 
-    def arguments(self, query, connect_timeout, statement_timeout, turn_timeout):
+    def arguments(self, query, connect_timeout, statement_timeout, lock_timeout):
         server = {
             "statement_timeout": statement_timeout * 1000,
-            "lock_timeout": turn_timeout * 1000,
-            # By these the server sees within 20 seconds that a machine has gone, and others get the turn.
+            "lock_timeout": lock_timeout * 1000,
+            # By these the server sees within 20 seconds that a machine has gone, and releases its locks.
             "tcp_keepalives_idle": 5,
             "tcp_keepalives_interval": 5,
             "tcp_keepalives_count": 3,
@@ -46,82 +46,68 @@ class PostgreSQL:
         return {"connect_timeout": connect_timeout, "options": " ".join(options)}
 
     def prepare(self, engine, statement_timeout):
-        @event.listens_for(engine, "do_connect")
-        def connect(dialect, record, arguments, options):
-            connection = _Connection.connect(*arguments, **options)
-            connection.answer_timeout = statement_timeout
-            return connection
+        @event.listens_for(engine, "connect", insert=True)
+        def limit(connection, record):
+            limit_waiting(connection, statement_timeout)
 
     def upsert(self, table):
-        insert = postgresql.insert(table)
+        insert = self.insert(table)
         return insert.on_conflict_do_update(index_elements=table.primary_key, set_={"state": insert.excluded.state})
 
-    def take_turn(self, cursor, number, turn_timeout):
+    def lock(self, cursor, number, lock_timeout):
         try:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
-        except psycopg.errors.LockNotAvailable as error:
-            raise TimeoutError from error
-
-
-class _Connection(psycopg.Connection):
-    """Gives up by itself when the server does not answer."""
-
-    answer_timeout = None
-
-    def wait(self, generator, *arguments, **options):
-        if self.answer_timeout:
-            generator = within(self.answer_timeout, generator, psycopg.OperationalError)
-        return super().wait(generator, *arguments, **options)
+        except Exception as error:
+            if type(error).__name__ == "LockNotAvailable":
+                raise TimeoutError from error
+            raise
 
 
 class MariaDB:
-    """A turn is a named lock of the session, given back when the connection returns to the pool."""
+    """The lock is a named one of the session, released when the connection returns to the pool."""
 
     names = ("mariadb+pymysql", "mariadb")
     paramstyle = "format"
     begin = "BEGIN"
 
-    def arguments(self, query, connect_timeout, statement_timeout, turn_timeout):
+    def arguments(self, query, connect_timeout, statement_timeout, lock_timeout):
         return {
             "connect_timeout": connect_timeout,
             "read_timeout": statement_timeout,
             "write_timeout": statement_timeout,
-            "init_command": f"SET tx_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = {turn_timeout}",
+            "init_command": f"SET tx_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = {lock_timeout}",
         }
 
     def prepare(self, engine, statement_timeout):
         @event.listens_for(engine, "reset")
-        def give_turn_back(connection, record, state):
+        def release(connection, record, state):
             connection.cursor().execute("DO RELEASE_ALL_LOCKS()")
 
     def upsert(self, table):
         insert = mysql.insert(table)
         return insert.on_duplicate_key_update(state=insert.inserted.state)
 
-    def take_turn(self, cursor, number, turn_timeout):
-        cursor.execute("SELECT GET_LOCK(%s, %s)", [f"turn {number}", turn_timeout])
+    def lock(self, cursor, number, lock_timeout):
+        cursor.execute("SELECT GET_LOCK(%s, %s)", [f"mailroom {number}", lock_timeout])
         if cursor.fetchone()[0] != 1:
             raise TimeoutError
 
 
-class SQLite:
-    """For tests. A transaction is everybody's turn: SQLite has one writer at a time."""
+class SQLite(PostgreSQL):
+    """For tests. A transaction locks every sender: SQLite has one writer at a time."""
 
     names = ("sqlite",)
     paramstyle = "qmark"
     begin = "BEGIN IMMEDIATE"
+    insert = staticmethod(sqlite.insert)
 
-    def arguments(self, query, connect_timeout, statement_timeout, turn_timeout):
-        return {"timeout": turn_timeout}
+    def arguments(self, query, connect_timeout, statement_timeout, lock_timeout):
+        return {"timeout": lock_timeout}
 
     def prepare(self, engine, statement_timeout):
         pass
 
-    def upsert(self, table):
-        insert = sqlite.insert(table)
-        return insert.on_conflict_do_update(index_elements=table.primary_key, set_={"state": insert.excluded.state})
-
-    def take_turn(self, cursor, number, turn_timeout):
+    def lock(self, cursor, number, lock_timeout):
         pass
 
 

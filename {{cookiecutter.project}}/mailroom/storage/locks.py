@@ -31,7 +31,7 @@ class SenderLocks:
     def lock(self, sender):
         """Hold the lock of `sender`; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
         deadline = time.monotonic() + self.timeout
-        byte = _byte(sender)
+        byte = lock_number(sender)
         with self._held_in_process(byte, deadline), self._held_in_file(byte, deadline):
             yield
 
@@ -65,8 +65,9 @@ class SenderLocks:
             fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
 
 
-def _byte(sender):
-    name = repr(sender).encode("utf-8", "surrogatepass")
+def lock_number(name):
+    """Return the number, of 56 bits, of the lock that has this name, for example of a sender."""
+    name = repr(name).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
 
 

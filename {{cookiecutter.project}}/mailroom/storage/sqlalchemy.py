@@ -1,22 +1,17 @@
-"""The memory of the state machine: one table of a database server, for any number of machines.
-
-What Salmon asks of a storage stands in its "Writing A State Storage Backend": `get`, `set` and
-`clear`, thread safe, process safe, and every key exactly as it was given.
+"""States in one table of a database server, for any number of machines.
 
 SQLAlchemy finds the driver, writes the SQL and keeps the connections. The statements then go to the
 driver itself: to pass them through SQLAlchemy takes longer than the server needs for a `get`.
 """
 
-import hashlib
 import os
-import re
 import threading
 import weakref
 from contextlib import contextmanager, suppress
 from itertools import groupby, islice
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 
-from salmon.routing import ROUTE_FIRST_STATE, StateStorage
+from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 from sqlalchemy import (
     Column,
@@ -34,14 +29,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
+from mailroom.settings import PASSWORD_IN_URL
+from mailroom.storage.base import UNAVAILABLE, Storage, answering, checked
 from mailroom.storage.databases import DATABASES, text
+from mailroom.storage.locks import lock_number
 
 # In characters; key and sender must fit an index together, 2704 octets in PostgreSQL, 3072 in MariaDB.
 KEY, SENDER, STATE = 255, 400, 255
-# NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
-IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
-CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
-UNAVAILABLE = "4.3.0 The state storage is not available"
 
 STATES = Table(
     "states",
@@ -62,103 +56,113 @@ FIRST_PAGE = (
 NEXT_PAGE = FIRST_PAGE.where(tuple_(STATES.c.key, STATES.c.sender) > tuple_(key, sender))
 
 
-class SQLAlchemyStorage(StateStorage):
-    """States in the table `states` of the database at `url`, which is made when it is missing.
+class SQLAlchemyStorage(Storage):
+    """States in the table `states` of the database at `url`, created at first use when it is missing.
 
     `url` is one of SQLAlchemy's, for PostgreSQL, MariaDB or, for tests, SQLite; `postgresql://` means
-    psycopg 3, and the query is for the driver. With `protected`, `clear` refuses. The time-outs are
-    in whole seconds: to connect, for each statement, and for the turn of a sender.
+    psycopg 3, and the query is for the driver. The time-outs are in whole seconds: to connect, for each
+    statement, and for the lock of a sender.
 
-    Every method raises `salmon.server.SMTPError`: 451 when the database fails, so that the sending
-    server keeps the mail and tries again, and 554 for a text that a database cannot hold.
+    Within a conversation all calls of its thread are one transaction.
     """
 
-    def __init__(self, url, protected=False, connect_timeout=3, statement_timeout=5, turn_timeout=2):
-        self._database, self.url = _parsed(url)
+    _engine = None
+
+    def __init__(self, url, protected=False, connect_timeout=3, statement_timeout=5, lock_timeout=2):
+        self.url = url
         self.protected = protected
-        self.turn_timeout = turn_timeout
-        query = self.url.query
-        arguments = self._database.arguments(query, connect_timeout, statement_timeout, turn_timeout)
-        self._engine = create_engine(
-            self.url,
+        self.timeouts = connect_timeout, statement_timeout, lock_timeout
+        self._shown = PASSWORD_IN_URL.sub("***", str(url))
+        self._here = _Here()
+
+    def open(self):
+        if self._engine is None:
+            with answering(Exception):  # whatever a driver makes of a URL
+                self._connect()
+
+    def get(self, key, sender):
+        rows = self._run(self._execute, "select", _cell(key, sender))
+        return rows[0][0] if rows else ROUTE_FIRST_STATE
+
+    def set(self, key, sender, state):
+        self._run(self._execute, *_change(key, sender, state))
+
+    def set_all(self, rows):
+        changes = (_change(*row) for row in rows)
+        with self._transaction():
+            # By the same order everywhere, so that two of these do not wait for each other.
+            while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
+                self._run(self._execute_all, some)
+
+    def _clear(self):
+        self._run(self._execute, "clear")
+
+    def __iter__(self):
+        rows = self._run(self._execute, "first page")
+        while rows:
+            yield from map(tuple, rows)
+            rows = self._run(self._execute, "next page", rows[-1][:2])
+
+    @contextmanager
+    def conversation(self, sender):
+        number = lock_number(checked(sender, SENDER))
+        with self._transaction():
+            self._run(self._lock, number)
+            yield
+
+    def close(self):
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _connect(self):
+        connect_timeout, statement_timeout, _ = self.timeouts
+        self._database, url = _parsed(self.url)
+        arguments = self._database.arguments(url.query, *self.timeouts)
+        engine = create_engine(
+            url,
             isolation_level="AUTOCOMMIT",
             paramstyle=self._database.paramstyle,
             pool_timeout=connect_timeout,
             pool_reset_on_return=None,
-            connect_args={name: value for name, value in arguments.items() if name == "options" or name not in query},
+            connect_args={
+                name: value for name, value in arguments.items() if name == "options" or name not in url.query
+            },
         )
-        self._database.prepare(self._engine, statement_timeout)
-        self._here = _Here()
-        self._select, self._delete, self._upsert, self._first_page, self._next_page = (
-            str(statement.compile(dialect=self._engine.dialect))
-            for statement in (SELECT, DELETE, self._database.upsert(STATES), FIRST_PAGE, NEXT_PAGE)
-        )
-        self._create()
+        self._database.prepare(engine, statement_timeout)
+        statements = {
+            "create": CreateTable(STATES, if_not_exists=True),
+            "select": SELECT,
+            "delete": DELETE,
+            "upsert": self._database.upsert(STATES),
+            "first page": FIRST_PAGE,
+            "next page": NEXT_PAGE,
+        }
+        self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
+        self._sql.update(begin=self._database.begin, clear="DELETE FROM states")
+        if not inspect(engine).has_table(STATES.name):
+            self._create_table(engine.raw_connection())
+        self._engine = engine
         _storages.add(self)
 
-    def __repr__(self):
-        return f"<{type(self).__name__} {self.url.difference_update_query(['password'])}>"
+    def _create_table(self, connection):
+        # One after the other: IF NOT EXISTS does not keep two processes from creating the same table.
+        self._execute(connection, "begin")
+        self._lock(connection, lock_number("CREATE TABLE states"))
+        self._execute(connection, "create")
+        connection.commit()
+        connection.close()
 
-    def get(self, key, sender):
-        """Return the state of `sender` under `key`, `START` where there is none."""
-        rows = self._run(_fetch, self._select, _cell(key, sender))
-        return rows[0][0] if rows else ROUTE_FIRST_STATE
+    def _execute(self, connection, statement, parameters=()):
+        cursor = connection.cursor()
+        cursor.execute(self._sql[statement], parameters)
+        return cursor.fetchall() if cursor.description else []
 
-    def set(self, key, sender, state):
-        """Remember `state`; `START` forgets the row."""
-        self._run(_execute, *self._change(key, sender, state))
+    def _execute_all(self, connection, changes):
+        for statement, some in groupby(changes, key=itemgetter(0)):
+            connection.cursor().executemany(self._sql[statement], [parameters for _, parameters in some])
 
-    def set_all(self, rows):
-        """Remember many `(key, sender, state)` rows: all of them or, if anything fails, none."""
-        changes = (self._change(*row) for row in rows)
-        with self._transaction():
-            # By the same order everywhere, so that two of these do not wait for each other.
-            while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
-                self._run(_execute_all, some)
-
-    def clear(self):
-        """Forget every state; raise `RuntimeError` when the storage is protected."""
-        if self.protected:
-            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
-        self._run(_execute, "DELETE FROM states")
-
-    def __iter__(self):
-        """Yield `(key, sender, state)` rows by a page at a time; nothing is held in between."""
-        rows = self._run(_fetch, self._first_page)
-        while rows:
-            yield from map(tuple, rows)
-            rows = self._run(_fetch, self._next_page, rows[-1][:2])
-
-    @contextmanager
-    def conversation(self, sender):
-        """Wait for the turn of `sender`; within the block all calls of this thread are one transaction.
-
-        It is committed when the block ends well, and rolled back on an exception.
-        """
-        number = _number(*_cell("", sender))
-        with self._transaction():
-            self._run(self._take_turn, number)
-            yield
-
-    def close(self):
-        """Close the connections; the next call opens a new one."""
-        self._engine.dispose()
-
-    def _create(self):
-        if inspect(self._engine).has_table(STATES.name):
-            return
-        # One after the other: IF NOT EXISTS does not keep two processes from making the same table.
-        with self._transaction():
-            self._run(self._take_turn, _number("CREATE TABLE", STATES.name))
-            self._run(_execute, str(CreateTable(STATES, if_not_exists=True).compile(dialect=self._engine.dialect)))
-
-    def _change(self, key, sender, state):
-        if state == ROUTE_FIRST_STATE:
-            return self._delete, _cell(key, sender)
-        return self._upsert, (*_cell(key, sender), _checked(state, STATE))
-
-    def _take_turn(self, connection, number):
-        self._database.take_turn(connection.cursor(), number, self.turn_timeout)
+    def _lock(self, connection, number):
+        self._database.lock(connection.cursor(), number, self.timeouts[-1])
 
     @contextmanager
     def _transaction(self):
@@ -166,14 +170,16 @@ class SQLAlchemyStorage(StateStorage):
         if self._here.connection is not None:
             yield
             return
-        connection, _ = self._refusing(self._opened, _execute, self._database.begin)
+        self.open()
+        with self._answering():
+            connection, _ = self._first_use(self._execute, "begin")
         self._here.connection = connection
         try:
             yield
-            self._run(_commit)
+            self._run(methodcaller("commit"))
         except BaseException:
             with suppress(SMTPError):
-                self._run(_rollback)
+                self._run(methodcaller("rollback"))
             raise
         finally:
             self._here.connection = None
@@ -181,24 +187,22 @@ class SQLAlchemyStorage(StateStorage):
 
     def _run(self, work, *arguments):
         """Return `work(connection, *arguments)`, in the transaction of this thread or by itself."""
-        if self._here.connection is not None:
-            return self._refusing(self._in_transaction, work, *arguments)
-        connection, result = self._refusing(self._opened, work, *arguments)
-        connection.close()
-        return result
+        self.open()
+        with self._answering():
+            connection = self._here.connection
+            if connection is None:
+                connection, result = self._first_use(work, *arguments)
+                connection.close()
+                return result
+            if not connection.is_valid:
+                raise SMTPError(451, UNAVAILABLE)
+            try:
+                return work(connection, *arguments)
+            except BaseException:
+                connection.invalidate()  # nothing more happens in this transaction
+                raise
 
-    def _in_transaction(self, work, *arguments):
-        """Return `work(connection, *arguments)`; when it fails, nothing more happens in this transaction."""
-        connection = self._here.connection
-        if not connection.is_valid:
-            raise SMTPError(451, UNAVAILABLE)
-        try:
-            return work(connection, *arguments)
-        except BaseException:
-            connection.invalidate()
-            raise
-
-    def _opened(self, work, *arguments, again=True):
+    def _first_use(self, work, *arguments, again=True):
         """Return a connection, and `work(connection, *arguments)` as its first use.
 
         That the server closed a connection in the meantime, for a restart, shows at this use only.
@@ -213,19 +217,11 @@ class SQLAlchemyStorage(StateStorage):
             if not closed or not again:
                 raise
             self.close()
-        return self._opened(work, *arguments, again=False)
+        return self._first_use(work, *arguments, again=False)
 
-    def _refusing(self, function, *arguments):
-        """Return `function(*arguments)`; what the database raises becomes the answer to the mail."""
+    def _answering(self):
         driver = self._engine.dialect.loaded_dbapi
-        try:
-            return function(*arguments)
-        except TimeoutError as error:
-            raise SMTPError(451, "4.3.0 Another mail of this sender is being handled") from error
-        except driver.DataError as error:
-            raise SMTPError(554, CANNOT_HOLD) from error
-        except (driver.Error, SQLAlchemyError) as error:
-            raise SMTPError(451, UNAVAILABLE) from error
+        return answering((driver.Error, SQLAlchemyError), driver.DataError)
 
 
 class _Here(threading.local):
@@ -253,44 +249,14 @@ def _parsed(url):
     raise ValueError("it must begin with postgresql:// (psycopg 3), mariadb:// (PyMySQL) or sqlite:///")
 
 
-def _execute(connection, sql, parameters=()):
-    connection.cursor().execute(sql, parameters)
-
-
-def _execute_all(connection, changes):
-    for sql, some in groupby(changes, key=itemgetter(0)):
-        connection.cursor().executemany(sql, [parameters for _, parameters in some])
-
-
-def _fetch(connection, sql, parameters=()):
-    cursor = connection.cursor()
-    cursor.execute(sql, parameters)
-    return cursor.fetchall()
-
-
-def _commit(connection):
-    connection.commit()
-
-
-def _rollback(connection):
-    connection.rollback()
-
-
 def _cell(key, sender):
-    return _checked(key, KEY), _checked(sender, SENDER)
+    return checked(key, KEY), checked(sender, SENDER)
 
 
-def _checked(value, length):
-    """Return `value`, a text that every database can hold; otherwise refuse the mail for good."""
-    if not isinstance(value, str) or len(value) > length or IMPOSSIBLE.search(value):
-        raise SMTPError(554, CANNOT_HOLD)
-    return value
-
-
-def _number(*names):
-    """Return the number of the turn of what has these names, 64 bits."""
-    digest = hashlib.blake2b("\0".join(names).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def _change(key, sender, state):
+    if state == ROUTE_FIRST_STATE:
+        return "delete", _cell(key, sender)
+    return "upsert", (*_cell(key, sender), checked(state, STATE))
 
 
 def _after_fork_in_child():

@@ -1,10 +1,5 @@
-"""The memory of the state machine: one SQLite file for any number of processes of one machine.
+"""States in one SQLite file, for any number of processes of one machine."""
 
-What Salmon asks of a storage stands in its "Writing A State Storage Backend": `get`, `set` and
-`clear`, thread safe, process safe, and every key exactly as it was given.
-"""
-
-import logging
 import os
 import random
 import sqlite3
@@ -15,15 +10,14 @@ import weakref
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from salmon.routing import ROUTE_FIRST_STATE, StateStorage
+from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
+from mailroom.storage.base import UNAVAILABLE, Storage, answering
 from mailroom.storage.locks import SenderLocks
 
-LOG = logging.getLogger(__name__)
-
-# How long, in seconds, a read trusts that the file is still there; to look costs as much as half a read.
-SEEN_LASTS = 1e-3
+# How long, in seconds, a read trusts that the file is still there; to ask costs as much as half a read.
+STAT_INTERVAL = 1e-3
 
 CREATE = """
     CREATE TABLE IF NOT EXISTS states (
@@ -45,56 +39,41 @@ _one_thread = threading.RLock()
 _storages = weakref.WeakSet()
 
 
-class SQLiteStorage(StateStorage):
+class SQLiteStorage(Storage):
     """States in one SQLite file, on disk at the moment `set` returns.
 
-    `path` is the file; it and its folder are made when missing, for their owner only. With
-    `protected`, `clear` refuses. A busy database is waited for, `timeout` seconds at most, and the
-    turn of a sender `turn_timeout` seconds.
-
-    Every method raises `salmon.server.SMTPError` 451 when the database fails (busy for too long,
-    damaged, full, gone), so that the sending server keeps the mail and tries again.
+    `path` is the file; it and its folder are created when it is first opened, for their owner only. A busy
+    database is waited for, `timeout` seconds at most, and the lock of a sender `lock_timeout` seconds.
     """
 
     _cursor = None
+    _was_open = False
 
-    def __init__(self, path, protected=False, timeout=5.0, turn_timeout=2.0):
+    def __init__(self, path, protected=False, timeout=5.0, lock_timeout=2.0):
         self.path = os.path.abspath(path)
         self.protected = protected
         self.timeout = timeout
         self._shown = os.fspath(path)
-        self._file = None
-        self._locks = SenderLocks(self.path + "-turns", turn_timeout)
-        self._run(CREATE, create=True)
+        self._locks = SenderLocks(self.path + "-locks", lock_timeout)
 
-    def __repr__(self):
-        return f"<{type(self).__name__} {self._shown}>"
+    def open(self):
+        self._run("SELECT 1")
 
     def get(self, key, sender):
-        """Return the state of `sender` under `key`, `START` where there is none."""
         rows = self._run(SELECT, (_cell(key), _cell(sender)))
         return _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
 
     def set(self, key, sender, state):
-        """Remember `state`; `START` forgets the row."""
         self._run(*_change(key, sender, state), writes=True)
 
     def set_all(self, rows):
-        """Remember many `(key, sender, state)` rows: all of them or, if anything fails, none.
-
-        `rows` may be a stream of any length. Other writers wait from its first row to its last.
-        """
-        # BEGIN waits for other writers; what follows does not.
+        # BEGIN waits for other writers; what follows does not. They wait from the first row to the last.
         self._run("BEGIN IMMEDIATE", writes=True, then=lambda: self._write_all(rows))
 
-    def clear(self):
-        """Forget every state; raise `RuntimeError` when the storage is protected."""
-        if self.protected:
-            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
+    def _clear(self):
         self._run("DELETE FROM states", writes=True)
 
     def __iter__(self):
-        """Yield `(key, sender, state)` rows by a page at a time; no lock is held in between."""
         rows = self._run(FIRST_PAGE)
         while rows:
             for row in rows:
@@ -103,18 +82,14 @@ class SQLiteStorage(StateStorage):
 
     @contextmanager
     def conversation(self, sender):
-        """Hold the turn of `sender` among the processes of this machine."""
-        with ExitStack() as turn:
-            try:
-                turn.enter_context(self._locks.lock(sender))
-            except TimeoutError as error:
-                raise SMTPError(451, "4.3.0 Another mail of this sender is being handled") from error
-            except OSError as error:
-                raise SMTPError(451, "4.3.0 The turns of the senders are not available") from error
+        if not self._was_open:
+            self.open()  # which creates the folder
+        with ExitStack() as lock:
+            with answering(OSError):
+                lock.enter_context(self._locks.lock(sender))
             yield
 
     def close(self):
-        """Close the file; the next call opens it again."""
         with _one_thread:
             if self._cursor is not None:
                 self._cursor.connection.close()
@@ -123,7 +98,7 @@ class SQLiteStorage(StateStorage):
     def __del__(self):
         self.close()
 
-    def _run(self, sql, parameters=(), writes=False, create=False, then=None):
+    def _run(self, sql, parameters=(), writes=False, then=None):
         """Return the rows of a statement; call `then` after it, before any other thread comes in.
 
         It is tried again while another process is in the way. SQLite's own busy handler waits
@@ -134,9 +109,9 @@ class SQLiteStorage(StateStorage):
             with _one_thread:
                 try:
                     if self._cursor is None:
-                        self._open(create)
-                    if writes or time.monotonic() > self._look_again:
-                        self._look()
+                        self._connect()
+                    if writes or time.monotonic() > self._next_check:
+                        self._check_file()
                     rows = self._cursor.execute(sql, parameters).fetchall()
                     if then:
                         then()
@@ -147,14 +122,13 @@ class SQLiteStorage(StateStorage):
                     if not busy:
                         self.close()
                     if not busy or time.monotonic() > deadline:
-                        LOG.error("%s: %s", self, error)
-                        raise SMTPError(451, "4.3.0 The state storage is not available") from error
+                        raise SMTPError(451, UNAVAILABLE) from error
             time.sleep(random.uniform(0.0005, 0.005))
 
-    def _open(self, create):
+    def _connect(self):
         _storages.add(self)
-        if create:
-            _create(self.path)
+        if not self._was_open:
+            _create_file(self.path)
         # mode=rw: a file that has gone is an error, not an empty storage.
         connection = sqlite3.connect(
             f"{Path(self.path).as_uri()}?mode=rw",
@@ -172,21 +146,24 @@ class SQLiteStorage(StateStorage):
             if sys.platform == "darwin":  # whose fsync leaves data in the drive's cache
                 connection.execute("PRAGMA fullfsync = ON")
                 connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            if not self._was_open:
+                connection.execute(CREATE)
             self._file = None
-            self._look()
+            self._check_file()
         except BaseException:
             connection.close()
             raise
         self._cursor = connection.cursor()
+        self._was_open = True
 
-    def _look(self):
+    def _check_file(self):
         """Refuse to go on when the open file is not the one at our path: writes would be lost."""
         status = os.stat(self.path)
         identity = status.st_dev, status.st_ino
         if self._file not in (None, identity):
             raise OSError(f"{self.path} was replaced while it was open")
         self._file = identity
-        self._look_again = time.monotonic() + SEEN_LASTS
+        self._next_check = time.monotonic() + STAT_INTERVAL
 
     def _write_all(self, rows):
         cursor = self._cursor
@@ -201,8 +178,8 @@ class SQLiteStorage(StateStorage):
             raise
 
 
-def _create(path):
-    """Make the file before SQLite does, for its owner only; SQLite's -wal and -shm take its mode.
+def _create_file(path):
+    """Create the file before SQLite does, for its owner only; SQLite's -wal and -shm take its mode.
 
     Only ever a new file: to close one that SQLite has open gives back the locks of the whole
     process (https://sqlite.org/howtocorrupt.html, section 2.2).

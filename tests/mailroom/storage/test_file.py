@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.storages import ALICE, KEY
+from mailroom.storage.sqlite import SQLiteStorage
+from mailroom.testing.contract import ALICE, KEY
 
 
 @pytest.fixture
@@ -17,14 +18,14 @@ def no_umask():
     os.umask(umask)
 
 
-def test_whatever_is_made_is_for_its_owner_only(no_umask, open_storage, path):
+def test_files_and_folder_are_for_their_owner_only(no_umask, open_storage, path):
     for _ in range(2):
         storage = open_storage()
         storage.set(KEY, ALICE, "SUBSCRIBED")
         with storage.conversation(ALICE):
             pass
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-        assert modes == dict.fromkeys([path.name + end for end in ("", "-wal", "-shm", "-turns")], 0o600)
+        assert modes == dict.fromkeys([path.name + end for end in ("", "-wal", "-shm", "-locks")], 0o600)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         storage.close()
 
@@ -36,7 +37,7 @@ def test_it_is_a_table_that_other_programs_can_read(storage, path):
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_set_waits_for_the_disk(storage):
+def test_set_waits_for_the_disk(storage):
     assert storage._cursor.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     if sys.platform == "darwin":
         assert storage._cursor.execute("PRAGMA fullfsync").fetchone() == (1,)
@@ -57,7 +58,7 @@ def test_a_state_that_does_not_change_is_not_written(storage, path):
     assert log.stat().st_size > before
 
 
-def test_a_stranger_leaves_nothing(storage, path):
+def test_get_of_a_new_sender_writes_nothing(storage, path):
     log = path.with_name(path.name + "-wal")
     before = log.stat().st_size
     for number in range(100):
@@ -73,18 +74,18 @@ def test_ten_thousand_rows_can_be_walked_through(storage):
 
 
 @pytest.mark.parametrize("name", ["a b", "100%", "what?", "#1", "caf\xe9", "'", "a%20b", "mode=ro&x", ":memory:"])
-def test_a_path_is_a_path(sqlite, tmp_path, name):
+def test_a_path_is_a_path(tmp_path, name):
     path = tmp_path / name / name
-    storage = sqlite.SQLiteStorage(path)
+    storage = SQLiteStorage(path)
     storage.set(KEY, ALICE, "SUBSCRIBED")
     storage.close()
     assert path.is_file()
     assert repr(storage) == f"<SQLiteStorage {path}>"
 
 
-def test_a_relative_path_stays_where_it_was(sqlite, tmp_path, monkeypatch):
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    storage = sqlite.SQLiteStorage("run/states.sqlite3")
+    storage = SQLiteStorage("run/states.sqlite3")
     monkeypatch.chdir("/")
     storage.set(KEY, ALICE, "SUBSCRIBED")
     storage.close()

@@ -1,32 +1,96 @@
-"""One mail, all or nothing, as tests of `MailStates` in front of any storage.
+"""What the storages of the package promise beyond `mailroom.testing.contract`.
 
-Subclass it beside the contract of the storage; it needs the same fixture `storage`.
+Subclass beside the contract of the storage; the fixtures are the same.
 """
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from salmon.routing import ROUTE_FIRST_STATE, Router
 from salmon.server import SMTPError
 
-from app.model.mail_states import MailStates
-from tests.model.storage_contract import ALICE, BOB, KEY
+from mailroom.storage.base import MailStates
+from mailroom.testing import assert_in_state, receive
+from mailroom.testing.contract import ALICE, BOB, KEY, StorageContract, in_thread
+from tests.mailroom import trial_list
+
+
+class OurStorageContract:
+    """What `mailroom.storage.base.Storage` says."""
+
+    def test_its_repr_names_its_class(self, storage):
+        assert repr(storage).startswith(f"<{type(storage).__name__} ")
+
+    def test_a_protected_storage_is_not_cleared(self, storage):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        storage.protected = True
+        with pytest.raises(RuntimeError, match="config.testing"):
+            storage.clear()
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_it_can_be_opened_twice_and_used_after_close(self, storage):
+        storage.open()
+        storage.open()
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        storage.close()
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+class AnyStringContract:
+    """For storages that hold every string, and no sender at all, as the receiver may hand them over."""
+
+    STRINGS = [
+        *StorageContract.STRINGS,
+        None,
+        "",
+        "None",
+        "null",
+        "caf\u00e9",
+        "cafe\u0301",
+        "\0",
+        "a\0b",
+        "a",
+        "\ud800",
+        "\udfff <j@x.example>",
+        "\U0001f41f",
+        "\r\n",
+        "x" * 3000,
+        "\xe4" * 3000,
+    ]
+
+    def test_keys_and_states_are_kept_exactly_too(self, storage):
+        strings = [string for string in self.STRINGS if string != ROUTE_FIRST_STATE]
+        for string in strings:
+            storage.set(string, ALICE, string)
+        for string in strings:
+            assert storage.get(string, ALICE) == string, string
 
 
 class MailStatesContract:
+    """One mail, all or nothing, with any storage behind."""
+
     @pytest.fixture
     def states(self, storage):
         return MailStates(storage)
 
-    def test_other_threads_do_not_see_half_a_mail(self, states):
-        with ThreadPoolExecutor(1) as elsewhere:
-            with states.conversation(ALICE):
-                states.set(KEY, ALICE, "SUBSCRIBED")
-                assert states.get(KEY, ALICE) == "SUBSCRIBED"
-                assert elsewhere.submit(states.get, KEY, ALICE).result() == "START"
-            assert elsewhere.submit(states.get, KEY, ALICE).result() == "SUBSCRIBED"
+    def test_handlers_find_and_leave_their_states_in_it(self, storage, states, monkeypatch):
+        monkeypatch.setattr(Router, "STATE_STORE", states)
+        receive(ALICE, "news-subscribe")
+        assert_in_state(trial_list.CONFIRMING, ALICE, "news")
+        assert storage.get("tests.mailroom.trial_list:news", ALICE) == "CONFIRMING"
 
-    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(self, states):
+    def test_it_is_shown_as_the_storage_is(self, storage, states):
+        assert repr(states) == repr(storage)
+
+    def test_other_threads_do_not_see_half_a_mail(self, states):
+        with states.conversation(ALICE):
+            states.set(KEY, ALICE, "SUBSCRIBED")
+            assert states.get(KEY, ALICE) == "SUBSCRIBED"
+            assert in_thread(states.get, KEY, ALICE) == "START"
+        assert in_thread(states.get, KEY, ALICE) == "SUBSCRIBED"
+
+    def test_a_mail_that_failed_leaves_nothing_for_the_next(self, states):
         with pytest.raises(ZeroDivisionError), states.conversation(ALICE):
             states.set(KEY, ALICE, "SUBSCRIBED")
             raise ZeroDivisionError
@@ -36,7 +100,7 @@ class MailStatesContract:
             states.set(KEY, BOB, "CONFIRMING")
         assert [states.get(KEY, ALICE), states.get(KEY, BOB)] == ["START", "CONFIRMING"]
 
-    def test_a_mail_that_cannot_be_kept_changes_nothing(self, states, monkeypatch):
+    def test_a_mail_whose_states_cannot_be_stored_changes_nothing(self, states, monkeypatch):
         def fail(*arguments):
             raise SMTPError(451, "4.3.0 The state storage is not available")
 
@@ -68,7 +132,7 @@ class MailStatesContract:
             assert states.get(KEY, BOB) == "SUBSCRIBED"
         assert states.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_no_conversation_within_a_conversation(self, states):
+    def test_a_conversation_within_a_conversation_is_refused(self, states):
         """The states that the outer one sets after it would outlive a failure of its mail."""
         with pytest.raises(ZeroDivisionError), states.conversation(ALICE):
             with pytest.raises(RuntimeError), states.conversation(BOB):
@@ -77,7 +141,7 @@ class MailStatesContract:
             raise ZeroDivisionError
         assert states.get(KEY, ALICE) == "START"
 
-    def test_each_mail_goes_one_step_on(self, states):
+    def test_each_of_many_mails_at_once_goes_one_step_on(self, states):
         """Of mails of one sender that were handled at the same time one would not count."""
 
         def step(_):

@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from salmon.server import SMTPError
 
-from app.model.state_storage import SQLiteStorage
+from mailroom.storage.sqlite import SQLiteStorage
 
-KEY = "app.handlers.subscription:news"
+KEY = "app.handlers.tickets:42"
 
 
 def hammer(path, name, threads, senders):
@@ -155,7 +155,7 @@ def subscribe(path, threads, senders):
 
 
 def hold(path, sender):
-    """Take the turn of a sender, say so, and never give it back."""
+    """Lock a sender, say so, and never release it."""
     with SQLiteStorage(path).conversation(sender):
         print("held", flush=True)
         time.sleep(600)

@@ -7,10 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from salmon.routing import MemoryStorage
+
+from mailroom.storage.base import MailStates
+from mailroom.storage.shelve import ShelveStorage
+from mailroom.storage.sqlalchemy import SQLAlchemyStorage
+from mailroom.storage.sqlite import SQLiteStorage
+from mailroom.testing.contract import refused
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 LONG_TEXT = st.builds(lambda text, times: text * times, ANY_TEXT, st.integers(200, 2000))
@@ -50,8 +57,7 @@ VARIANTS = [
 class StorageMachine(RuleBasedStateMachine):
     """`open()` returns a storage; the machine compares it with a dictionary.
 
-    `mail_states` is the module that keeps a mail's states together. `key_text` has the texts that
-    are keys and states; a sender may be any text, or None.
+    `key_text` has the texts that are keys and states; a sender may be any text, or None.
     """
 
     keys = Bundle("keys")  # and states
@@ -140,7 +146,7 @@ class StorageMachine(RuleBasedStateMachine):
     def take_a_mail(self, rows, sender, is_handled):
         """What a mail has set is seen by its own handlers at once, and by nobody else until it was handled."""
         storage = self.storage
-        states = self.mail_states.MailStates(storage)
+        states = MailStates(storage)
         at_last = dict(self.expected)
         with suppress(ZeroDivisionError), states.conversation(sender):
             for row in rows:
@@ -182,7 +188,43 @@ def put(states, key, sender, state):
         del states[key, sender]
 
 
-def test_memory_storage(mail_states):
+def fits_a_database(text):
+    return len(text) <= 255 and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
+
+
+ALMOST_ANY_TEXT = st.one_of(st.sampled_from(ODD), ANY_TEXT).filter(fits_a_database)
+IMPOSSIBLE = st.one_of(st.sampled_from(ODD), ANY_TEXT, st.just("x" * 3000), st.none()).filter(
+    lambda text: text is None or not fits_a_database(text)
+)
+
+
+class SQLAlchemyMachine(StorageMachine):
+    key_text = ALMOST_ANY_TEXT
+
+    @initialize(target=StorageMachine.senders)
+    def some_senders(self):
+        return multiple("a@b.example", "A@b.example", "")
+
+    @rule(target=StorageMachine.senders, text=ALMOST_ANY_TEXT)
+    def new_sender(self, text):
+        return text
+
+    @rule(target=StorageMachine.senders, text=StorageMachine.senders.filter(bool), variant=st.sampled_from(VARIANTS))
+    def similar_sender(self, text, variant):
+        return variant(text) if fits_a_database(variant(text)) else text
+
+    @rule(target=StorageMachine.keys, text=StorageMachine.keys, variant=st.sampled_from(VARIANTS))
+    def similar_key(self, text, variant):
+        return variant(text) if fits_a_database(variant(text)) else text
+
+    @rule(text=IMPOSSIBLE, key=StorageMachine.keys, sender=StorageMachine.senders)
+    def refuse(self, text, key, sender):
+        for row in [(text, sender, "SUBSCRIBED"), (key, text, "SUBSCRIBED"), (key, sender, text)]:
+            with refused(554):
+                self.storage.set(*row)
+
+
+def test_memory_storage():
     class MemoryMachine(StorageMachine):
         outlives_its_object = False
 
@@ -195,30 +237,53 @@ def test_memory_storage(mail_states):
         def rows(self, storage):
             return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
 
-    MemoryMachine.mail_states = mail_states
     run_machine(MemoryMachine)
 
 
-def test_sqlite_storage(sqlite, mail_states):
-    class SQLiteMachine(StorageMachine):
+class SharedByThree:
+    """With up to three storages on the same states."""
+
+    @rule()
+    def open_another(self):
+        if len(self.opened) < 3:
+            self.opened.append(self.open())
+
+
+def test_sqlite_storage():
+    class SQLiteMachine(SharedByThree, StorageMachine):
         def open(self):
-            return sqlite.SQLiteStorage(self.path)
+            return SQLiteStorage(self.path)
 
-        @rule()
-        def open_another(self):
-            if len(self.opened) < 3:
-                self.opened.append(self.open())
-
-    SQLiteMachine.mail_states = mail_states
     run_machine(SQLiteMachine)
 
 
-def test_shelve_storage(shelve, mail_states):
+def test_shelve_storage():
     class ShelveMachine(StorageMachine):
         key_text = st.text(st.characters(max_codepoint=127), max_size=12)
 
         def open(self):
-            return shelve.ShelveStorage(self.path)
+            return ShelveStorage(self.path)
 
-    ShelveMachine.mail_states = mail_states
     run_machine(ShelveMachine)
+
+
+def test_sqlalchemy_storage_on_sqlite():
+    class Machine(SQLAlchemyMachine):
+        def open(self):
+            self.path.parent.mkdir(exist_ok=True)
+            return SQLAlchemyStorage(f"sqlite:///{self.path}")
+
+    run_machine(Machine, settings=settings(max_examples=20, deadline=None))
+
+
+def test_sqlalchemy_storage_on_postgresql(postgresql):
+    url = postgresql.new_database()
+
+    class Machine(SharedByThree, SQLAlchemyMachine):
+        def open(self):
+            storage = SQLAlchemyStorage(url)
+            if not self.expected:
+                storage.clear()
+            return storage
+
+    run_machine(Machine, settings=settings(max_examples=50, deadline=None))

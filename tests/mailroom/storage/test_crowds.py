@@ -3,7 +3,8 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.storages import KEY
+from mailroom.storage.sqlite import SQLiteStorage
+from tests.mailroom.storage.programs import KEY
 
 
 def test_nothing_is_lost_between_threads_and_processes(run_all, open_storage):
@@ -26,11 +27,11 @@ def test_a_fresh_file_is_opened_by_many_at_once(run_all, open_storage, path):
             file.unlink()
 
 
-def test_a_fresh_file_is_opened_by_many_threads_at_once(sqlite, tmp_path):
+def test_a_fresh_file_is_opened_by_many_threads_at_once(tmp_path):
     for number in range(20):
         file = tmp_path / f"run-{number}" / "states.sqlite3"
         with ThreadPoolExecutor(8) as pool:
-            storages = list(pool.map(lambda _, file=file: sqlite.SQLiteStorage(file), range(8)))
+            storages = list(pool.map(lambda _, file=file: SQLiteStorage(file), range(8)))
             list(pool.map(lambda storage: storage.set(KEY, str(id(storage)), "SUBSCRIBED"), storages))
         assert len(list(storages[0])) == 8
         for storage in storages:

@@ -8,17 +8,10 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from salmon.server import SMTPError
 
-from tests.storages import ALICE, BOB, KEY
-
-
-@contextmanager
-def temporary_failure():
-    with pytest.raises(SMTPError) as failure:
-        yield
-    assert failure.value.code == 451
-    assert failure.value.message.isascii() and failure.value.message.isprintable()
+from mailroom.storage import sqlite
+from mailroom.storage.sqlite import SQLiteStorage
+from mailroom.testing.contract import ALICE, BOB, KEY, refused
 
 
 @contextmanager
@@ -53,33 +46,33 @@ def test_a_write_waits_while_another_program_writes(open_storage, path):
 def test_a_write_does_not_wait_for_ever(open_storage, path):
     storage = open_storage(timeout=0.2)
     with locked(path):
-        with temporary_failure():
+        with refused(451):
             storage.set(KEY, ALICE, "SUBSCRIBED")
-        with temporary_failure():
+        with refused(451):
             storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, BOB, "SUBSCRIBED")])
-        with temporary_failure():
+        with refused(451):
             storage.clear()
         assert storage.get(KEY, ALICE) == "START", "who reads does not wait for who writes"
     storage.set(KEY, ALICE, "SUBSCRIBED")
     assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
-def test_nor_does_a_read_or_a_start(open_storage, path):
+def test_a_read_and_an_open_do_not_wait_for_ever(open_storage, path):
     open_storage().close()
     with locked(path, exclusive=True):
-        with temporary_failure():
+        with refused(451):
             open_storage(timeout=0.2)
     storage = open_storage(timeout=0.2)
     storage.close()
     with locked(path, exclusive=True):
-        with temporary_failure():
+        with refused(451):
             storage.get(KEY, ALICE)
-        with temporary_failure():
+        with refused(451):
             list(storage)
     assert storage.get(KEY, ALICE) == "START"
 
 
-def test_others_are_not_kept_waiting_by_who_waits(open_storage, path):
+def test_a_thread_that_waits_to_write_keeps_no_reader_waiting(open_storage, path):
     """One thread waits for a write; another, with the same storage, reads in the meantime."""
     storage = open_storage(timeout=30)
     with locked(path) as other:
@@ -98,7 +91,7 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from(run_all):
 
 @pytest.mark.parametrize("is_open", [True, False])
 @pytest.mark.parametrize("use", ["get", "set", "set_all", "clear", "iterate"])
-def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, sqlite, monkeypatch, is_open, use):
+def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, monkeypatch, is_open, use):
     uses = {
         "get": lambda: storage.get(KEY, ALICE),
         "set": lambda: storage.set(KEY, ALICE, "SUBSCRIBED"),
@@ -106,14 +99,14 @@ def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, sqlite, mon
         "clear": storage.clear,
         "iterate": lambda: list(storage),
     }
-    monkeypatch.setattr(sqlite, "SEEN_LASTS", 0)
+    monkeypatch.setattr(sqlite, "STAT_INTERVAL", 0)
     storage.set(KEY, ALICE, "CONFIRMING")
     if not is_open:
         storage.close()
     away = path.parent.with_name("away")
     os.rename(path.parent, away)
     for _ in range(2):
-        with temporary_failure():
+        with refused(451):
             uses[use]()
     assert not path.parent.exists()
 
@@ -122,10 +115,10 @@ def test_a_file_that_has_gone_is_not_an_empty_storage(storage, path, sqlite, mon
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_a_write_does_not_trust_what_was_seen_before(storage, path, sqlite, monkeypatch, many):
-    monkeypatch.setattr(sqlite, "SEEN_LASTS", 3600)
+def test_a_write_does_not_trust_what_was_seen_before(storage, path, monkeypatch, many):
+    monkeypatch.setattr(sqlite, "STAT_INTERVAL", 3600)
     os.rename(path, path.with_name("away"))
-    with temporary_failure():
+    with refused(451):
         if many:
             storage.set_all([(KEY, ALICE, "SUBSCRIBED"), (KEY, BOB, "SUBSCRIBED")])
         else:
@@ -142,7 +135,7 @@ def test_a_file_that_was_replaced_is_noticed_before_a_write_is_lost(storage, pat
     for suffix in ("-wal", "-shm"):
         os.unlink(f"{path}{suffix}")
 
-    with temporary_failure():
+    with refused(451):
         storage.set(KEY, BOB, "SUBSCRIBED")
 
     storage.set(KEY, BOB, "SUBSCRIBED")
@@ -159,43 +152,43 @@ def test_a_damaged_file_is_not_an_empty_storage(storage, path, offset, garbage):
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(garbage)
-    with temporary_failure():
+    with refused(451):
         storage.get(KEY, "0@b.example")
-    with temporary_failure():
+    with refused(451):
         storage.set(KEY, "0@b.example", "CONFIRMING")
-    with temporary_failure():
+    with refused(451):
         list(storage)
 
     shutil.copy(path.with_name("intact"), path)
     assert storage.get(KEY, "0@b.example") == "SUBSCRIBED"
 
 
-def test_what_cannot_be_opened_is_refused_at_once(sqlite, tmp_path):
+def test_what_cannot_be_opened_is_refused_at_once(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("this is no database, and long enough to look like none" * 100)
     for path in (tmp_path / "folder", tmp_path / "file", tmp_path / "file" / "states"):
         before = time.monotonic()
-        with temporary_failure():
-            sqlite.SQLiteStorage(path, timeout=600)
+        with refused(451):
+            SQLiteStorage(path, timeout=600).open()
         assert time.monotonic() - before < 300, "there was nothing to wait for"
 
 
-def test_turns_fail_for_a_while_too(storage, path):
+def test_a_lock_file_that_cannot_be_created_is_answered_451(storage, path):
     shutil.rmtree(path.parent)
-    with temporary_failure(), storage.conversation(ALICE):
+    with refused(451), storage.conversation(ALICE):
         pass
 
 
-def test_turns_whose_file_was_deleted_are_those_of_the_new_one(start, open_storage, path):
-    storage = open_storage(turn_timeout=0.1)
+def test_locks_whose_file_was_deleted_are_those_of_the_new_one(start, open_storage, path):
+    storage = open_storage(lock_timeout=0.1)
     with storage.conversation(ALICE):
         pass
-    path.with_name(f"{path.name}-turns").unlink()
+    path.with_name(f"{path.name}-locks").unlink()
     holder = start("hold", ALICE)
     assert holder.stdout.readline() == "held\n"
 
-    storage._turns.timeout = 0.1
-    with temporary_failure(), storage.conversation(ALICE):
+    storage._locks.timeout = 0.1
+    with refused(451), storage.conversation(ALICE):
         pass
     with storage.conversation(BOB):
         pass

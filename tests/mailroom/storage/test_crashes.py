@@ -3,7 +3,7 @@
 import random
 import time
 
-from tests.storages import KEY
+from tests.mailroom.storage.programs import KEY
 
 
 def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
@@ -27,8 +27,8 @@ def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
         storage.close()
 
 
-def test_the_turn_of_a_killed_process_is_free_at_once(start, open_storage):
-    storage = open_storage(turn_timeout=0)  # it need not wait
+def test_the_lock_of_a_killed_process_is_free_at_once(start, open_storage):
+    storage = open_storage(lock_timeout=0)  # it need not wait
     holder = start("hold", "alice@people.example")
     assert holder.stdout.readline() == "held\n"
     holder.kill()

@@ -1,45 +1,31 @@
-"""What the tests of the storages share."""
+"""What the tests of `SQLiteStorage` share."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.baking import import_baked, start_program
+from mailroom.storage.sqlite import SQLiteStorage
+from tests.mailroom.storage import ENVIRONMENT
 
 PROGRAMS = Path(__file__).parent / "programs.py"
 
 
-@pytest.fixture(scope="session")
-def sqlite(baked):
-    """The module `app.model.state_storage` with `SQLiteStorage`."""
-    return import_baked(baked("sqlite"), "app.model.state_storage")
-
-
-@pytest.fixture(scope="session")
-def shelve(baked):
-    """The module `app.model.state_storage` with `ShelveStorage`."""
-    return import_baked(baked("shelve"), "app.model.state_storage")
-
-
-@pytest.fixture(scope="session")
-def mail_states(baked):
-    """The module `app.model.mail_states`."""
-    return import_baked(baked("sqlite"), "app.model.mail_states")
-
-
 @pytest.fixture
 def path(tmp_path):
-    """Where a storage may make its file; the folder is not there yet."""
+    """Where a storage may create its file; the folder is not there yet."""
     return tmp_path / "run" / "states.sqlite3"
 
 
 @pytest.fixture
-def open_storage(sqlite, path):
+def open_storage(path):
     """A function: one more `SQLiteStorage` on the same file, closed at the end of the test."""
     opened = []
 
     def open_storage(**options):
-        opened.append(sqlite.SQLiteStorage(path, **options))
+        opened.append(SQLiteStorage(path, **options))
+        opened[-1].open()
         return opened[-1]
 
     yield open_storage
@@ -54,12 +40,14 @@ def storage(open_storage):
 
 
 @pytest.fixture
-def start(baked, path):
+def start(path):
     """A function: start a program of `programs.py` on `path` in a process of its own, killed at the end of the test."""
     started = []
 
     def start(program, *arguments):
-        started.append(start_program(baked("sqlite"), PROGRAMS, program, path, *arguments))
+        command = [sys.executable, str(PROGRAMS), program, str(path), *map(str, arguments)]
+        pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
+        started.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes))
         return started[-1]
 
     yield start

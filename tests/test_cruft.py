@@ -1,4 +1,4 @@
-"""An application lives on: the template changes, the storage is changed, and what the user wrote stays."""
+"""The template changes, the storage is changed, and what the owner wrote stays."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.application import Application
-from tests.baking import TEMPLATE
+from tests.baking import APPLICATION, TEMPLATE, bake
 
 ALICE = "alice@people.example"
 CRUFT = str(Path(sys.executable).with_name("cruft"))
@@ -79,37 +79,60 @@ def create(template, tmp_path):
 
 
 def own_edits(folder):
-    """What users change first: the lists, and what is done with a mail to one."""
-    folder.edit("config/settings.py", 'lists = ["news"]', 'lists = ["news", "dev"]')
+    """What owners change first: the lists, and what is done with a mail to one."""
+    folder.edit("config/settings.py", '    ["news"],', '    ["news", "dev"],')
     business = "        # Your own business begins here: the subscriber wrote to the list.\n"
     folder.edit("app/handlers/subscription.py", business, business + '        message["X-Seen"] = "yes"\n')
     folder.commit()
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def assert_own_edits(folder):
-    assert 'lists = ["news", "dev"]' in (folder.path / "config" / "settings.py").read_text()
+    assert '    ["news", "dev"],' in (folder.path / "config" / "settings.py").read_text()
     assert 'message["X-Seen"] = "yes"' in (folder.path / "app" / "handlers" / "subscription.py").read_text()
     assert folder.rejected() == []
 
 
-def test_the_template_moves_on_and_the_users_edits_stay(template, create):
+def test_update_replaces_mailroom_and_keeps_the_edits_of_the_owner(template, create):
     folder = create("sqlite")
     assert folder.run(CRUFT, "check")
     own_edits(folder)
-    application = template.path / "{{cookiecutter.project}}"
-    template.edit(application / "config" / "settings.py", "replies_per_hour = 20", "replies_per_hour = 19")
+    application = template.path / APPLICATION.name
+    template.edit(application / "config" / "settings.py", '"REPLIES_PER_HOUR", 20', '"REPLIES_PER_HOUR", 19')
     template.edit(application / "app" / "handlers" / "subscription.py", "A list that people join", "A list people join")
     (application / "app" / "handlers" / "new.py").write_text('"""New in the template."""\n')
+    (application / "mailroom" / "room.py").rename(application / "mailroom" / "chamber.py")
+    template.edit(application / "mailroom" / "relay.py", "TIMEOUT = 30", "TIMEOUT = 31")
     template.commit()
 
     folder.run(CRUFT, "update", "-y")
 
     assert_own_edits(folder)
-    assert "replies_per_hour = 19" in (folder.path / "config" / "settings.py").read_text()
+    assert '"REPLIES_PER_HOUR", 19' in (folder.path / "config" / "settings.py").read_text()
     assert "A list people join" in (folder.path / "app" / "handlers" / "subscription.py").read_text()
     assert (folder.path / "app" / "handlers" / "new.py").exists()
+    assert contents(folder.path / "mailroom") == contents(application / "mailroom")
     folder.commit()
     assert folder.run(CRUFT, "check")
+
+
+def test_application_of_plain_cookiecutter_is_linked_and_follows(template, tmp_path):
+    bake(tmp_path, state_storage="sqlite")
+    folder = Folder(tmp_path / "mail-app", tmp_path)
+    folder.run("git", "init", "--quiet")
+    folder.commit()
+    folder.run(CRUFT, "link", "-y", template.path)
+    own_edits(folder)
+    template.edit(template.path / APPLICATION.name / "mailroom" / "relay.py", "TIMEOUT = 30", "TIMEOUT = 31")
+    template.commit()
+
+    folder.run(CRUFT, "update", "-y")
+
+    assert_own_edits(folder)
+    assert "TIMEOUT = 31" in (folder.path / "mailroom" / "relay.py").read_text()
 
 
 @pytest.fixture
@@ -127,7 +150,7 @@ def environment(request, sink):
 
 # Each storage is left or come to once; tests/test_operate_states.py moves rows between every two.
 @pytest.mark.parametrize(["first", "second"], [("sqlite", "postgresql"), ("shelve", "django")])
-def test_the_storage_is_changed_and_every_state_comes_along(create, sink, environment, first, second):
+def test_storage_is_changed_by_cruft_and_every_state_comes_along(create, sink, environment, first, second):
     folder = create(first)
     own_edits(folder)
     with Application(folder.path, **environment(first)) as app:
@@ -148,5 +171,5 @@ def test_the_storage_is_changed_and_every_state_comes_along(create, sink, enviro
         (welcome,) = sink.take()
         assert welcome["Subject"] == "Welcome to dev"
         assert app.terminate() == 0
-        tests = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_state_storage.py")
+        tests = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_boot.py")
         assert tests.returncode == 0, tests.stdout

@@ -52,7 +52,7 @@ class Ours:
         name = f"{choice}-{name}" + "-mute" * (not replies)
         self.folder = baking.bake(folder, project=name, state_storage=choice)
         if not replies:
-            _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received.msg", list_name)', "pass")
+            _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received", list_name)', "pass")
         self.settings = {
             "RELAY_PORT": relay_port,
             "REPLIES_PER_HOUR": 10**6,

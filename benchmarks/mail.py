@@ -17,6 +17,7 @@ from benchmarks import applications, sink
 from benchmarks.applications import LIST, Ours, SalmonGen
 from benchmarks.client import Client
 from benchmarks.measure import in_turn, ratio, table
+from tests.application import speak_smtp
 
 SUBSCRIBE = "news-subscribe@example.com"
 SENDERS = [f"person{number}@people.example" for number in range(100)]
@@ -115,7 +116,8 @@ def _start(folder, replies_at, quick, servers, stack):
         where = applications.where_states_are(choice, folder, servers)
         made[f"ours with {choice}, a reply a mail"] = (Ours(folder, choice, port, **where), True, OURS)
     made["ours with sqlite, no reply"] = (Ours(folder, "sqlite", port, replies=False), False, OURS)
-    smtp = Ours(folder, "sqlite", port, name="smtp", RECEIVER_PROTOCOL="smtp")
+    smtp = Ours(folder, "sqlite", port, name="smtp")
+    speak_smtp(smtp.folder)
     if quick:
         made = {name: contestant for name, contestant in made.items() if "tuned" not in name and "no reply" not in name}
     contestants = {FLOOR: Contestant(None, stack.enter_context(sink.running("lmtp")), False, {})}

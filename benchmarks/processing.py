@@ -17,10 +17,8 @@ from salmon.routing import MemoryStorage, Router  # noqa: E402
 
 import config.testing  # noqa: E402, F401
 from app.handlers import subscription  # noqa: E402
-from app.mail.delivery import deliver  # noqa: E402
-from app.model.mail_states import MailStates  # noqa: E402
-from app.model.state_storage import SQLiteStorage  # noqa: E402
 from config import settings  # noqa: E402
+from mailroom.storage.sqlite import SQLiteStorage  # noqa: E402
 
 MAILS = 200
 PEER = ("127.0.0.1", 0)
@@ -34,7 +32,7 @@ def by_salmon(sender, data):
 
 
 def by_us(sender, data):
-    deliver(PEER, sender, "news@example.com", data)
+    settings.room.deliver(PEER, sender, "news@example.com", data)
 
 
 def without_log(handle):
@@ -58,10 +56,10 @@ def main(rounds, senders):
     ]
     contestants = {
         "Salmon: parse and route": (bare, None, by_salmon),
-        "ours with MemoryStorage, no reply": (MailStates(bare), None, by_us),
-        "the same, without the line in the log": (MailStates(bare), None, without_log(by_us)),
-        "ours with sqlite, no reply": (MailStates(sqlite), None, by_us),
-        "ours with sqlite, a reply a mail": (MailStates(sqlite), reply, by_us),
+        "ours with MemoryStorage, no reply": (bare, None, by_us),
+        "the same, without the line in the log": (bare, None, without_log(by_us)),
+        "ours with sqlite, no reply": (sqlite, None, by_us),
+        "ours with sqlite, a reply a mail": (sqlite, reply, by_us),
     }
     figures = {name: [] for name in contestants}
     for number in range(int(rounds) + 1):
@@ -69,6 +67,7 @@ def main(rounds, senders):
             Router.STATE_STORE = storage
             subscription.answer = answer or (lambda *arguments, **options: None)
             settings.relay.sent.clear()
+            settings.room.reply_limit.clear()
             started = time.process_time()
             for mail in mails:
                 handle(*mail)

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from salmon import routing
 
 # What our storages are called; a choice of the template that is not here is not measured.
-CLASSES = {"sqlite": "SQLiteStorage", "postgresql": "SQLAlchemyStorage", "django": "DjangoStorage"}
+CLASSES = {
+    "sqlite": ("mailroom.storage.sqlite", "SQLiteStorage"),
+    "postgresql": ("mailroom.storage.sqlalchemy", "SQLAlchemyStorage"),
+    "django": ("mailroom.django.storage", "DjangoStorage"),
+}
 
 COLUMNS = "key {0} NOT NULL, sender {0} NOT NULL, state {0} NOT NULL, PRIMARY KEY (key, sender)"
 SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
@@ -142,10 +146,13 @@ def ours(folder, choice):
 
     def opened(path):
         sys.path.insert(0, str(folder))
-        os.environ["STATE_DATABASE"] = path  # Django's settings have it from there
-        module = importlib.import_module("app.model.state_storage")
-        storage = getattr(module, CLASSES[choice])(*[path] * (choice != "django"))
-        storage.fill = getattr(storage, "set_all", None) or (lambda rows: [storage.set(*row) for row in rows])
+        if choice == "django":
+            os.environ["STATE_DATABASE"] = path  # Django's settings have it from there
+            importlib.import_module("mailroom.django").setup_django("webapp")
+        module, name = CLASSES[choice]
+        storage = getattr(importlib.import_module(module), name)(*[path] * (choice != "django"))
+        storage.fill = storage.set_all
+        storage.open()
         return storage
 
     return opened

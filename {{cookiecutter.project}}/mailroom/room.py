@@ -176,7 +176,7 @@ def message_id(data):
 
 def _exists(module):
     try:
-        return importlib.util.find_spec(module) is not None
+        return not module.startswith(".") and importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # nor is its package
         return False
 

@@ -49,7 +49,9 @@ class Mailroom:
     ):
         if not secret_key:
             refuse(
-                "SECRET_KEY", "", "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints"
+                "SECRET_KEY",
+                "",
+                "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints",
             )
         self.relay = relay
         self.domain = domain.lower()

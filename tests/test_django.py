@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
-INNER = Path(__file__).with_name("django_on_a_server.py")
+ADMIN_TESTS = Path(__file__).parent / "mailroom" / "django" / "test_admin.py"
 SECRET_KEY = "only for tests, but longer than 32 characters"
 
 
@@ -34,8 +34,8 @@ def database(request, tmp_path):
 def test_other_applications_have_nothing_of_it(bake):
     for state_storage in ("sqlite", "shelve", "postgresql"):
         folder = bake(project=f"with-{state_storage}", state_storage=state_storage)
-        assert not [path for path in folder.rglob("*") if re.search(r"webapp|mail_states/", str(path))]
-        for path in ("pyproject.toml", "config/boot.py", "config/settings.py", "app/model/state_storage.py"):
+        assert not (folder / "webapp.py").exists()
+        for path in ("pyproject.toml", "config/boot.py", "config/settings.py"):
             assert "django" not in (folder / path).read_text().lower()
 
 
@@ -45,24 +45,13 @@ def test_two_workers_take_each_step_once(application, sink, tmp_path, database):
     assert_each_step_is_taken_once(first, sink, tmp_path)
 
 
-def test_workers_that_start_at_once_make_the_table_once(application, tmp_path, database):
+def test_workers_that_start_at_once_create_the_table_once(application, tmp_path, database):
     app = application(state_storage="django", STATE_DATABASE=database, SECRET_KEY=SECRET_KEY)
-    program = "from app.model.state_storage import DjangoStorage; DjangoStorage().set('key', 'sender', 'STATE')"
+    program = "import config.boot; from salmon.routing import Router; Router.STATE_STORE.set('key', 'sender', 'STATE')"
 
     with ThreadPoolExecutor(4) as pool:
         for ended in pool.map(lambda _: app.python(program), range(4)):
             assert ended.returncode == 0, ended.stderr
-
-
-def test_it_keeps_the_contract_in_postgresql(application, postgresql):
-    """The application's own tests of the storage again, and some that need a server; see `django_on_a_server.py`."""
-    app = application(state_storage="django", TEST_DATABASE=postgresql.new_database())
-    shutil.copy(INNER, app.folder / "tests" / "model" / "test_on_a_server.py")
-
-    tested = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_on_a_server.py")
-
-    assert tested.returncode == 0, tested.stdout
-    assert " passed" in tested.stdout
 
 
 def test_while_the_server_is_away_the_mail_is_kept_by_the_sending_server(application, sink, tmp_path):
@@ -127,9 +116,9 @@ def test_a_site_that_cannot_be_used_is_named(application):
 
 @contextmanager
 def pages(app):
-    """Run `webapp/manage.py runserver` on a free port; the URL of its pages."""
+    """Run `webapp.py runserver` on a free port; the URL of its pages."""
     log = app.folder.with_name("pages.log")
-    command = [sys.executable, "-u", "webapp/manage.py", "runserver", "--noreload", "127.0.0.1:0"]
+    command = [sys.executable, "-u", "webapp.py", "runserver", "--noreload", "127.0.0.1:0"]
     with open(log, "wb") as output:
         process = subprocess.Popen(command, cwd=app.folder, env=app.environment, stdout=output, stderr=output)
     try:
@@ -148,6 +137,11 @@ reader = User.objects.create_user("rita", password="a long password", is_staff=T
 reader.user_permissions.add(Permission.objects.get(codename="view_state"))
 """
 
+STATE_WITHOUT_HANDLER = """
+from mailroom.django.models import State
+State.objects.create(key="app.handlers.subscription:news", sender="carol@people.example", state="ASKED")
+"""
+
 
 @needs_browser
 def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, sink, tmp_path):
@@ -157,7 +151,7 @@ def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, s
     app.send(BOB, sink.take(3)[2]["Reply-To"])
     sink.take()
     for command in (["migrate"], ["shell", "-c", ACCOUNTS]):
-        ran = app.run("python", "webapp/manage.py", *command)
+        ran = app.run("python", "webapp.py", *command)
         assert ran.returncode == 0, ran.stderr
 
     with pages(app) as url, Browser(tmp_path / "browser") as browser:
@@ -182,11 +176,18 @@ def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, s
         browser.follow("news", "1 state")
         browser.tick("[name=_selected_action]")
         browser.choose("action", "Back to START")
-        browser.press("[name=index]", f"{ALICE} in news, now CONFIRMING")
+        browser.press("[name=index]", f"{ALICE} (news), now CONFIRMING")
         browser.press("#content [type=submit]", "Back to START: 1.")
 
+        ran = app.run("python", "webapp.py", "shell", "-c", STATE_WITHOUT_HANDLER)
+        assert ran.returncode == 0, ran.stderr
         log_in(browser, url, "rita")
-        assert rows(browser) == [[BOB, "news", "SUBSCRIBED"], [ALICE, "dev", "CONFIRMING"]]
+        assert rows(browser) == [
+            ["carol@people.example", "news", "ASKED: no handler"],
+            [BOB, "news", "SUBSCRIBED"],
+            [ALICE, "dev", "CONFIRMING"],
+        ]
+        assert browser.texts(".mail-states-counts li") == ["1\nASKED: no handler", "1\nCONFIRMING", "1\nSUBSCRIBED"]
         assert "Back to START" not in browser.choices("action")
 
     app.send(ALICE, "news")
@@ -200,12 +201,12 @@ def log_in(browser, url, user):
     browser.open(url)
     browser.fill("username", user)
     browser.fill("password", "a long password")
-    browser.press("[type=submit]", "Where the conversations stand")
+    browser.press("[type=submit]", "States of the senders")
 
 
 def rows(browser):
-    """Return sender, list and state of each row that the page shows."""
-    columns = ("sender", "list_", "state")
+    """Return sender, key and state of each row that the page shows."""
+    columns = ("sender", "key_", "state_")
     return [list(row) for row in zip(*(browser.texts(f"tbody .field-{column}") for column in columns), strict=True)]
 
 
@@ -237,25 +238,25 @@ class Person(AbstractUser):
 
 @pytest.mark.parametrize("kind", ["as Django starts it", "with its own users, and the states in a database of theirs"])
 def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_path, kind):
-    """The steps of the README: copy, install, migrate, and let the mail application use the site."""
+    """The steps of the README: install, migrate, and let the mail application use the site."""
     app = application(state_storage="django")
+    (app.folder / "webapp.py").unlink()
     site = tmp_path / "site"
     site.mkdir()
 
     def manage(*command):
         environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        environment["PYTHONPATH"] = str(app.folder)
         command = [sys.executable, "manage.py", *command]
         ran = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
     subprocess.run([sys.executable, "-m", "django", "startproject", "shop", site], check=True)
-    shutil.move(app.folder / "webapp" / "mail_states", site)
-    shutil.rmtree(app.folder / "webapp")
     settings = site / "shop" / "settings.py"
-    settings.write_text(settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = [\n    "mail_states",'))
-    storage = app.folder / "app" / "model" / "state_storage.py"
-    storage.write_text(storage.read_text().replace("from webapp.mail_states", "from mail_states"))
+    settings.write_text(
+        settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = [\n    "mailroom.django",')
+    )
     app.settings.update(PYTHONPATH=site, DJANGO_SETTINGS_MODULE="shop.settings")
 
     databases = ["default"]
@@ -266,7 +267,7 @@ def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_
         (people / "__init__.py").touch()
         (people / "models.py").write_text(PERSON)
         (site / "router.py").write_text(ROUTER)
-        settings.write_text(settings.read_text().replace('"mail_states",', '"mail_states", "people",') + SITE)
+        settings.write_text(settings.read_text().replace('"mailroom.django",', '"mailroom.django", "people",') + SITE)
         manage("makemigrations", "people")
     for database in databases:
         manage("migrate", "--database", database)
@@ -274,11 +275,10 @@ def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_
     app.send(ALICE, "news-subscribe")
     sink.take()
 
-    shown = manage("shell", "-c", "from mail_states.models import State; print(State.objects.get().sender)")
+    shown = manage("shell", "-c", "from mailroom.django.models import State; print(State.objects.get().sender)")
     assert ALICE in shown
     manage("makemigrations", "--check", "--dry-run")
     manage("check", "--fail-level", "WARNING")
-    manage("test", "mail_states")
-    loaded = manage("shell", "-c", "import sys, mail_states.admin; print('salmon' in sys.modules)")
-    assert loaded.splitlines()[-1] == "False", "the pages need no Salmon"
+    shutil.copy(ADMIN_TESTS, site)
+    manage("test", "test_admin")
     assert app.terminate() == 0

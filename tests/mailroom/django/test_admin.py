@@ -1,19 +1,22 @@
-"""What a person sees and does in the admin; `python manage.py test` runs it, in any site that has this app."""
+"""What a person sees and does in the admin. Django's own `manage.py test` can run this in any site that has the app."""
 
 import csv
 from contextlib import contextmanager
 from unittest import skipUnless
 from unittest.mock import patch
 
+import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.db import connections, router
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from salmon.routing import Router
 
-from . import admin
-from .models import State
+from mailroom import handlers
+from mailroom.django import admin
+from mailroom.django.models import State
 
 NEWS, DEV = "app.handlers.subscription:news", "app.handlers.subscription:dev"
 ROWS = [
@@ -25,6 +28,7 @@ ROWS = [
 connection = connections[router.db_for_read(State)]
 
 
+@pytest.mark.usefixtures("pages")
 @override_settings(SECURE_SSL_REDIRECT=False)
 class Pages(TestCase):
     databases = "__all__"
@@ -43,10 +47,10 @@ class Pages(TestCase):
         self.client.force_login(self.operator)
 
     def rows(self, **query):
-        """Return what the page lists, as pairs of sender and list."""
+        """Return what the page lists, as pairs of sender and key."""
         page = self.client.get(self.page, query)
         self.assertEqual(page.status_code, 200)
-        return [(state.sender, state.list_name) for state in page.context["cl"].result_list]
+        return [(state.sender, state.short_key) for state in page.context["cl"].result_list]
 
     def act(self, action, *rows, **data):
         chosen = [row.pk for row in rows]
@@ -63,7 +67,7 @@ class Pages(TestCase):
     def test_search(self):
         self.assertEqual(self.rows(q="Bob"), [("bob@people.example", "news")])
         self.assertEqual(self.rows(q="alice@people.example", key=NEWS), [("alice@people.example", "news")])
-        with patch.object(admin, "MOST_FOUND", 1):  # of those that the filter has left
+        with patch.object(admin, "MAX_FOUND", 1):  # of those that the filter has left
             self.assertEqual(self.rows(q="alice", key=DEV), [("alice@people.example", "dev")])
         self.assertEqual(self.rows(q="people"), [])
         self.assertEqual(len(self.rows(q="*people")), 3)
@@ -77,7 +81,7 @@ class Pages(TestCase):
 
         self.assertEqual(counts(), {"CONFIRMING": "3", "SUBSCRIBED": "1"})
         self.assertEqual(counts(key=DEV), {"CONFIRMING": "1"})
-        with patch.object(admin, "MOST_COUNTED", 2):
+        with patch.object(admin, "MAX_COUNTED", 2):
             self.assertEqual(counts(), {"CONFIRMING": "2+", "SUBSCRIBED": "1"})
             with override_settings(USE_THOUSAND_SEPARATOR=True):
                 page = self.client.get(self.page)
@@ -101,9 +105,23 @@ class Pages(TestCase):
                 if "COUNT(" in statement:
                     self.assertIn("LIMIT", statement)
 
+    def test_states_without_a_handler_are_marked(self):
+        known = {"app.handlers.subscription": ["CONFIRMING"]}
+        with patch.object(handlers, "states_by_module", lambda: known), patch.object(Router, "ORDER", ["a route"]):
+            for query in ({}, {"key": NEWS}):
+                page = self.client.get(self.page, query)
+                self.assertContains(page, "SUBSCRIBED: no handler", count=2)  # of the row, and in the counts
+                self.assertNotContains(page, "CONFIRMING: no handler")
+            change = reverse("admin:mail_states_state_change", args=[State.objects.get(state="SUBSCRIBED").pk])
+            self.assertContains(self.client.get(change), "SUBSCRIBED: no handler")
+
+    def test_without_routes_no_state_is_marked(self):
+        with patch.object(Router, "ORDER", []):
+            self.assertNotContains(self.client.get(self.page), "no handler")
+
     def test_back_to_start_asks_first(self):
         bob = State.objects.get(sender="bob@people.example")
-        self.assertContains(self.act("back_to_start", bob), "bob@people.example in news, now CONFIRMING")
+        self.assertContains(self.act("back_to_start", bob), "bob@people.example (news), now CONFIRMING")
         self.assertTrue(State.objects.filter(pk=bob.pk).exists())
         self.assertContains(self.act("back_to_start", bob, confirmed="yes"), "Back to START: 1.")
         self.assertFalse(State.objects.filter(pk=bob.pk).exists())
@@ -112,17 +130,17 @@ class Pages(TestCase):
     def test_back_to_start_waits_for_mail(self):
         with patch.object(admin, "conversation", side_effect=TimeoutError):
             answer = self.act("back_to_start", *State.objects.filter(key=DEV), confirmed="yes")
-        self.assertContains(answer, "please try again: alice@people.example in app.handlers.subscription:dev.")
+        self.assertContains(answer, "please try again: alice@people.example (app.handlers.subscription:dev).")
         self.assertEqual(State.objects.count(), len(ROWS))
 
     def test_back_to_start_takes_no_state_that_nobody_saw(self):
         @contextmanager
-        def turn(sender, using):  # a mail had it first
+        def lock(sender, using):  # a mail had it first
             State.objects.filter(sender=sender).update(state="SUBSCRIBED")
             yield
 
         bob = State.objects.get(sender="bob@people.example")
-        with patch.object(admin, "conversation", turn):
+        with patch.object(admin, "conversation", lock):
             self.assertContains(self.act("back_to_start", bob, confirmed="yes"), "Back to START: 0.")
         bob.refresh_from_db()
         self.assertEqual(bob.state, "SUBSCRIBED")
@@ -130,24 +148,24 @@ class Pages(TestCase):
     def test_as_many_as_are_allowed_fit_into_the_form(self):
         State.objects.bulk_create(
             State(key=NEWS, sender=f"carol{number}@people.example", state="CONFIRMING")
-            for number in range(admin.MOST_RESET)
+            for number in range(admin.MAX_RESET)
         )
         carols = State.objects.filter(sender__startswith="carol")
-        self.assertContains(self.act("back_to_start", *carols, confirmed="yes"), f"Back to START: {admin.MOST_RESET}.")
+        self.assertContains(self.act("back_to_start", *carols, confirmed="yes"), f"Back to START: {admin.MAX_RESET}.")
 
     @override_settings(USE_TZ=False)
     def test_a_site_without_time_zones_has_the_page_as_well(self):
         self.assertEqual(len(self.rows()), len(ROWS))
 
     def test_back_to_start_is_for_a_limited_number(self):
-        with patch.object(admin, "MOST_RESET", 1):
+        with patch.object(admin, "MAX_RESET", 1):
             self.assertContains(self.act("back_to_start", *State.objects.all(), confirmed="yes"), "At most 1 at once")
         self.assertEqual(State.objects.count(), len(ROWS))
 
     def test_export(self):
         answer = self.act("export_as_csv", *State.objects.all())
         lines = list(csv.DictReader(answer.getvalue().decode().splitlines()))
-        shown = [(line["sender"], line["list"], line["state"]) for line in lines]
+        shown = [(line["sender"], line["key"], line["state"]) for line in lines]
         self.assertEqual(len(shown), len(ROWS))
         self.assertIn(("bob@people.example", "news", "CONFIRMING"), shown)
         self.assertIn(("'=1+1@evil.example", "news", "CONFIRMING"), shown)

@@ -1,29 +1,16 @@
-"""The storage that was picked keeps Salmon's contract, and what its own documentation says."""
+"""`DjangoStorage` keeps the contract on SQLite, and what its own documentation says."""
 
 import os
 import shutil
 
 import pytest
-from django.db import connections
+from django.core.management import call_command
 from salmon.routing import Router
 
-from app.model.mail_states import MailStates
-from app.model.state_storage import DjangoStorage
-from tests.conversation import assert_in_state, receive
-from tests.model.booting import boot, run
-from tests.model.mail_states_contract import MailStatesContract
-from tests.model.storage_contract import ALICE, BOB, KEY, KeptStorageContract, TurnsContract, refused
-from tests.trial_list import CONFIRMING
-from webapp import settings as webapp
-
-
-@pytest.fixture
-def database(tmp_path):
-    """The name by which Django knows a new SQLite database."""
-    name = str(tmp_path / "states.sqlite3")
-    connections.settings.update(connections.configure_settings({"default": {}, name: webapp.database(name)}))
-    yield name
-    connections[name].close()
+from mailroom.django.storage import DjangoStorage
+from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, refused
+from tests.mailroom.django.conftest import known_as
+from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
 
 
 @pytest.fixture
@@ -31,14 +18,20 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(KeptStorageContract, TurnsContract, MailStatesContract):
+class TestDjangoStorage(OurStorageContract, SharedStorageContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage(storage.using)
 
     @pytest.fixture
     def other(self, storage):
-        return DjangoStorage(storage.using, turn_timeout=0.05)
+        return DjangoStorage(storage.using, lock_timeout=0.05)
+
+    def test_the_constructor_opens_nothing(self, storage, tmp_path):
+        assert repr(storage) == f"<DjangoStorage {tmp_path}/states.sqlite3>"
+        assert list(tmp_path.iterdir()) == []
+        with storage.conversation(ALICE):
+            assert storage.get(KEY, ALICE) == "START"
 
     @pytest.mark.parametrize("sender", [None, "a\0b", "\ud800", "a" * 401])
     def test_a_sender_that_no_database_holds_is_refused_for_good(self, storage, sender):
@@ -80,31 +73,19 @@ class TestDjangoStorage(KeptStorageContract, TurnsContract, MailStatesContract):
         assert list(DjangoStorage(storage.using)) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
 
 
-def test_a_conversation_with_the_storage_that_was_picked(trial_list, storage, monkeypatch):
-    """Tests pin MemoryStorage; this is how to turn the real storage on for one of them."""
-    monkeypatch.setattr(Router, "STATE_STORE", MailStates(storage))
+def test_a_database_that_cannot_be_used_ends_the_start_in_one_line_without_the_password(room, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with known_as("server", "postgresql://mail:mysecret@127.0.0.1:1/states"):
+        Router.STATE_STORE = DjangoStorage("server")
+        with pytest.raises(SystemExit) as ended:
+            room.start()
 
-    receive(ALICE, "news-subscribe")
-
-    assert_in_state(CONFIRMING, ALICE)
-    assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
-
-
-def test_boot_attaches_the_storage_that_was_picked(tmp_path):
-    booted = boot(tmp_path / "states.sqlite3")
-
-    assert f"<DjangoStorage {tmp_path / 'states.sqlite3'}>" in booted.stdout
-    assert "is protected" in booted.stderr
+    line = ended.value.code
+    assert line.startswith("ERROR: STATE_DATABASE <DjangoStorage states on 127.0.0.1:1> cannot be used: ")
+    assert "refused" in line
+    assert "\n" not in line
+    assert "mysecret" not in line
 
 
-def test_the_pages_are_well(tmp_path):
-    """Django's own way to test, with a database of its own; see `webapp/mail_states/tests.py`."""
-    tested = run(tmp_path / "states.sqlite3", "webapp/manage.py", "test", "webapp")
-
-    assert tested.returncode == 0, tested.stderr
-
-
-def test_the_migrations_are_those_of_the_model(tmp_path):
-    checked = run(tmp_path / "states.sqlite3", "webapp/manage.py", "makemigrations", "--check", "--dry-run")
-
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+def test_the_migrations_are_those_of_the_model(database):
+    call_command("makemigrations", "mail_states", check=True, dry_run=True, verbosity=0)

@@ -1,45 +1,48 @@
-"""Runs in a baked application, against the server that TEST_DATABASE names; see `test_django.py`, `test_mariadb.py`."""
+"""`DjangoStorage` keeps the contract on PostgreSQL and on MariaDB, and what only a server can show."""
 
-import os
 import threading
 from contextlib import suppress
 
+import pymysql
 import pytest
+from django.db import DatabaseError, connection, transaction
 from salmon.routing import Router
 
-from config import settings
+from mailroom.django.models import State
+from mailroom.django.storage import DjangoStorage
+from mailroom.storage.base import MailStates
+from mailroom.testing import assert_in_state, receive
+from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, in_thread, refused
+from tests.mailroom import trial_list
+from tests.mailroom.django.conftest import known_as
+from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
 
-settings.state_database = os.environ["TEST_DATABASE"]  # before Django reads it
-if settings.state_database.startswith("mysql"):
-    import pymysql
+pymysql.install_as_MySQLdb()  # Django asks for another driver
 
-    pymysql.install_as_MySQLdb()
 
-from django.db import DatabaseError, connection, transaction  # noqa: E402
+@pytest.fixture(scope="module")
+def databases(request):
+    """A function: the URL of a database on this server, the same for all tests."""
+    urls = {}
 
-from app.handlers import subscription  # noqa: E402
-from app.handlers.subscription import CONFIRMING, START  # noqa: E402
-from app.model.mail_states import MailStates  # noqa: E402
-from app.model.state_storage import DjangoStorage  # noqa: E402
-from tests.conversation import assert_in_state, receive  # noqa: E402
-from tests.model.mail_states_contract import MailStatesContract  # noqa: E402
-from tests.model.storage_contract import (  # noqa: E402
-    ALICE,
-    BOB,
-    KEY,
-    KeptStorageContract,
-    TurnsContract,
-    elsewhere,
-    refused,
-)
-from webapp.mail_states.models import State  # noqa: E402
+    def url(server):
+        if server not in urls:
+            arguments = ["mysql"] if server == "mariadb" else []
+            urls[server] = request.getfixturevalue(server).new_database(*arguments)
+        return urls[server]
 
-on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL")
-on_mariadb = pytest.mark.skipif(connection.vendor == "postgresql", reason="of MariaDB")
+    return url
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request, databases):
+    """Django's default database is on this server."""
+    with known_as("default", databases(request.param)):
+        yield request.param
 
 
 @pytest.fixture
-def storage():
+def storage(server):
     storage = DjangoStorage()
     storage.clear()
     yield storage
@@ -53,14 +56,14 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(KeptStorageContract, TurnsContract, MailStatesContract):
+class TestOnAServer(OurStorageContract, SharedStorageContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage()
 
     @pytest.fixture
     def other(self, storage):
-        return DjangoStorage(turn_timeout=0.1)
+        return DjangoStorage(lock_timeout=0.1)
 
 
 def end_connection(number):
@@ -73,7 +76,7 @@ def end_connection(number):
             connection.cursor().execute(f"KILL HARD CONNECTION {number}")
         connection.close()
 
-    elsewhere(end)
+    in_thread(end)
 
 
 def connection_number():
@@ -83,23 +86,23 @@ def connection_number():
 
 
 def test_what_handlers_write_is_undone_with_a_mail_that_fails(states, monkeypatch):
-    def write_and_fail(*arguments, **options):
+    def write_and_fail(message, list_name, state):
         State.objects.create(key="of the user's own", sender=ALICE, state="PAID")
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(subscription, "answer", write_and_fail)
+        patch.setattr(trial_list, "answer", write_and_fail)
         receive(ALICE, "news-subscribe")
-    assert_in_state(START, ALICE)
+    assert_in_state(trial_list.START, ALICE, "news")
     assert list(states) == []
 
     receive(ALICE, "news-subscribe")
-    assert_in_state(CONFIRMING, ALICE)
+    assert_in_state(trial_list.CONFIRMING, ALICE, "news")
 
 
-@on_postgresql
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("wrong", ["model", "SQL"])
-def test_an_error_that_a_handler_hides_is_no_success(storage, wrong):
+def test_an_error_that_a_handler_hides_is_answered_451(storage, wrong):
     def write():
         if wrong == "model":
             State(key="order", sender=ALICE, state="PAID").save(force_insert=True)
@@ -119,32 +122,34 @@ BROKEN_ORDER = """
     INSERT INTO orders VALUES (-1)"""
 
 
-@on_postgresql
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("hidden", ["a rollback", "a key that refers to nothing"])
-def test_what_will_be_undone_is_not_answered_first(states, monkeypatch, hidden):
+def test_what_will_be_undone_is_not_answered_first(room, states, monkeypatch, hidden):
     """Or the reply would leave again at every try."""
 
-    def reply_and_fail(*arguments, **options):
-        settings.relay.deliver(b"Subject: done\r\n\r\n", To=ALICE, From="<>")
+    def reply_and_fail(message, list_name, state):
+        room.relay.deliver(b"Subject: done\r\n\r\n", To=ALICE, From="<>")
         if hidden == "a rollback":
             transaction.set_rollback(True)
         else:
             connection.cursor().execute(BROKEN_ORDER)
+        return state
 
-    monkeypatch.setattr(subscription, "answer", reply_and_fail)
+    monkeypatch.setattr(trial_list, "answer", reply_and_fail)
     with refused(451):
         receive(ALICE, "news-subscribe")
-    assert settings.relay.sent == []
-    assert_in_state(START, ALICE)
+    assert room.relay.sent == []
+    assert_in_state(trial_list.START, ALICE, "news")
 
 
 def test_a_function_that_fails_after_the_commit_leaves_the_mail_handled(states, monkeypatch):
-    def answer(*arguments, **options):
+    def answer(message, list_name, state):
         transaction.on_commit(lambda: 1 / 0)
+        return state
 
-    monkeypatch.setattr(subscription, "answer", answer)
+    monkeypatch.setattr(trial_list, "answer", answer)
     receive(ALICE, "news-subscribe")
-    assert_in_state(CONFIRMING, ALICE)
+    assert_in_state(trial_list.CONFIRMING, ALICE, "news")
 
 
 def test_a_connection_that_broke_outside_of_the_storage_is_left(states):
@@ -157,8 +162,8 @@ def test_a_connection_that_broke_outside_of_the_storage_is_left(states):
         assert State.objects.count() == 0
 
 
-@on_postgresql
-def test_who_has_waited_for_a_turn_sees_what_the_mail_before_has_left(storage):
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_a_mail_that_waited_for_a_lock_reads_what_the_one_before_has_left(storage):
     """Whatever level the site has."""
     connection.cursor().execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     with storage.conversation(ALICE), connection.cursor() as cursor:
@@ -166,7 +171,7 @@ def test_who_has_waited_for_a_turn_sees_what_the_mail_before_has_left(storage):
         assert cursor.fetchone() == ("read committed",)
 
 
-@on_mariadb
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
 def test_an_error_that_a_handler_hides_does_no_harm(storage):
     """MariaDB undoes the statement that failed, and goes on."""
     with suppress(DatabaseError), storage.conversation(ALICE):
@@ -178,8 +183,8 @@ def test_an_error_that_a_handler_hides_does_no_harm(storage):
     assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
-@on_postgresql
-def test_the_mail_that_waited_sees_what_the_one_before_has_left(storage):
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_every_connection_reads_what_others_have_committed(storage):
     """Also where the server has another isolation by default."""
     connection.cursor().execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
     try:
@@ -192,7 +197,7 @@ def test_the_mail_that_waited_sees_what_the_one_before_has_left(storage):
 
 
 @pytest.mark.parametrize("call", ["get", "set", "iterate", "conversation"])
-def test_a_connection_that_went_stale_is_not_noticed(storage, call):
+def test_no_call_fails_when_its_connection_went_stale(storage, call):
     storage.set(KEY, ALICE, "CONFIRMING")
     end_connection(connection_number())
     if call == "get":
@@ -222,8 +227,8 @@ def test_a_connection_that_breaks_in_a_conversation_changes_nothing(storage, mom
     assert storage.get(KEY, ALICE) == "CONFIRMING"
 
 
-@on_postgresql
-def test_a_lock_of_somebody_else_is_not_waited_for_without_end(storage):
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(storage):
     def lock_the_table():
         with storage.conversation(BOB), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE mail_states_state IN ACCESS EXCLUSIVE MODE")

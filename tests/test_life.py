@@ -20,26 +20,26 @@ def test_conversation_survives_a_kill_after_every_mail(application, sink, state_
     subjects = []
 
     def mail(sender, recipient):
-        app.start()
         assert app.send(sender, recipient)[0] == 250
         app.kill()
         (reply,) = sink.take()
         assert reply.recipients == (sender,)
         assert reply.sender == "<>"
         subjects.append(reply["Subject"])
+        app.start()
         return reply
 
+    app.start()
     confirmation = mail(ALICE, "news-subscribe")
-    mail(BOB, "news")
     mail(ALICE, confirmation["Reply-To"])
     mail(BOB, confirmation["Reply-To"])
     mail(ALICE, "news")
     mail(ALICE, "news-unsubscribe")
-    mail(ALICE, "news")
+    app.send(ALICE, "news")
+    subjects.append(sink.take()[0]["Subject"])
 
     assert subjects == [
         "Please confirm your subscription to news",
-        "You are not subscribed to news",
         "Welcome to news",
         "You are not subscribed to news",
         "Your mail to news has arrived",

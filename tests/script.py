@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import suppress
 
 HELLO = ("ehlo", "250 script")
 ONE_MAIL = [("MAIL", "250 OK"), ("RCPT", "250 OK"), ("DATA", "354 go on"), (".", "250 OK")]
@@ -53,7 +54,8 @@ class Script:
                 return
             stream.write(answer.encode() + b"\r\n")
             stream.flush()
-        stream.read()
+        with suppress(ConnectionError):  # whoever has said QUIT does not wait for an answer
+            stream.read()
 
     def _content(self, stream):
         content = b""

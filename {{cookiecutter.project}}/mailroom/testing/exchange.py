@@ -1,11 +1,12 @@
-"""One mail through the application, and what became of it: who took it, what it changed, what it sent."""
+"""Deliver one mail as the receiver does, and report what came of it: handlers, states, outgoing mail."""
 
 import email
 import os
-from contextlib import contextmanager
+import traceback
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
+from unittest.mock import patch
 
 from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
@@ -19,12 +20,12 @@ PEER = ("127.0.0.1", 0)
 
 @dataclass
 class Exchange:
-    """A mail from `sender`, empty for the null sender, to `recipient`, and what became of it.
+    """A mail from `sender`, empty for the null sender, to `recipient`, and what came of it.
 
-    `handlers` are the functions that were called; `before` and `after` the state of the sender,
-    None where no handler keeps one; `sent` the mails that went out, as `(to, EmailMessage)` with
-    an empty `to` for a reply to the sender alone; `refusal` the
-    answer instead of 250; `note` says why.
+    `handlers` are the functions that were called. `before` and `after` are the states of the sender, None
+    where no handler keeps one. `moves` has `(module, state, next state)` for each handler that keeps one.
+    `sent` has the mails that went out, as `(to, EmailMessage)`, with an empty `to` for a reply to the sender
+    alone. `refusal` is the answer instead of 250; `note` says why.
     """
 
     sender: str
@@ -32,44 +33,45 @@ class Exchange:
     handlers: list = field(default_factory=list)
     before: str | None = None
     after: str | None = None
+    moves: list = field(default_factory=list)
     sent: list = field(default_factory=list)
     refusal: str | None = None
     note: str | None = None
 
-    def add_sent(self, recipients, data):
-        """Add a mail that went out to these addresses, in octets."""
-        to = ",".join(recipients)
-        mail = email.message_from_bytes(data, policy=default)
-        self.sent.append(("" if to.lower() == self.sender.lower() else to, mail))
-
 
 def exchange(sender, recipient, data):
     """Deliver the octets of a mail as the receiver does, and return the `Exchange`; the relay is an `Outbox`."""
-    mailroom = room.current()
+    here = room.current()
     result = Exchange(sender, recipient)
-    already_sent = len(mailroom.relay.sent)
+    already_sent = len(here.relay.sent)
     try:
-        message = read(mailroom, PEER, sender, recipient, data)
+        message = read(here, PEER, sender, recipient, data)
     except SMTPError as error:
         result.refusal = str(error)
         return result
     before = _states(message)
     try:
-        with _watching(result.handlers):
-            mailroom.deliver(PEER, sender, recipient, data)
+        with _noting_calls(result.handlers):
+            here.deliver(PEER, sender, recipient, data)
         if not result.handlers:
             result.note = "automated mail" if is_from_machine(message) else "replies_per_hour is reached"
     except SMTPError as error:
         result.refusal = str(error)
     except Exception as error:
         result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
-        result.note = _where(error)
+        result.note = _with_place(error)
     after = _states(message)
-    modules = [handler.__module__ for handler in result.handlers] + list(after)
-    module = next((module for module in modules if module in after), None)
+    for handler in result.handlers:
+        module, state = handler.__module__, handler.__name__
+        if before.get(module) == state and module in after:
+            result.moves.append((module, state, after[module]))
+    modules = [handler.__module__ for handler in result.handlers if handler.__module__ in after] or list(after)
+    module = modules[0] if modules else None
     result.before, result.after = before.get(module), after.get(module)
-    for envelope in mailroom.relay.sent[already_sent:]:
-        result.add_sent(envelope.recipients, envelope.data)
+    for envelope in here.relay.sent[already_sent:]:
+        to = ",".join(envelope.recipients)
+        mail = email.message_from_bytes(envelope.data, policy=default)
+        result.sent.append(("" if to.lower() == sender.lower() else to, mail))
     return result
 
 
@@ -109,32 +111,26 @@ def _states(message):
             for handler in handlers
             if not salmon_setting(handler, "stateless")
         }
-    except SMTPError:  # the storage fails, and so does the mail
+    except Exception:  # the storage or a state key fails, and so does the mail
         return {}
 
 
-@contextmanager
-def _watching(called):
-    """Note in the list `called` which handlers the Router calls within the block."""
+def _noting_calls(called):
+    """Add the handlers that the Router calls within the block to the list `called`."""
     call = Router.call_safely
 
     def note_and_call(handler, message, captures):
         called.append(handler)
         call(handler, message, captures)
 
-    Router.call_safely = note_and_call
-    try:
-        yield
-    finally:
-        del Router.call_safely
+    return patch.object(Router, "call_safely", note_and_call)
 
 
-def _where(error):
-    """Return what was raised and the last line of our own code on its way, in one line."""
-    place, trace = "", error.__traceback__
-    while trace:
-        path = os.path.relpath(trace.tb_frame.f_code.co_filename)
-        if path.startswith(f"app{os.sep}"):
-            place = f" ({path}:{trace.tb_lineno})"
-        trace = trace.tb_next
+def _with_place(error):
+    """Return an exception and the last place of the application's own code that it passed, in one line."""
+    place = ""
+    packages = {module.partition(".")[0] for module in Router.HANDLERS}
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
+            place = f" ({os.path.relpath(frame.f_code.co_filename)}:{line})"
     return f"{type(error).__name__}: {error}{place}"

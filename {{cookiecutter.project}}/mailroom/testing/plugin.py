@@ -7,14 +7,9 @@ from mailroom.room import current
 from mailroom.testing.transcript import Difference, Transcript
 
 
-@pytest.fixture(autouse=True)
-def cleared():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Clear states, outgoing mail and counted replies; every test has this without asking."""
-    clear()
-
-
-def clear():
-    """Forget all states, outgoing mail and counted replies."""
     Router.clear_states()
     current().relay.sent.clear()
     current().reply_limit.clear()
@@ -35,9 +30,6 @@ class TranscriptFile(pytest.File):
 
 class TranscriptItem(pytest.Item):
     """One test: the conversation goes as it is written."""
-
-    def setup(self):
-        clear()
 
     def runtest(self):
         for _ in Transcript(self.path.name, self.path.read_text("utf-8")).play():

@@ -1,14 +1,14 @@
-"""Conversations written down, to be read by anyone: test, demonstration and manual at once.
+"""Conversations in plain text: test, demonstration and manual at once.
 
-    # Alice joins.                                 a line for the reader
+    # Alice joins.                                 a note for the reader
     alice@people.example -> news-subscribe         a mail; an address without a domain is ours, <> is the null sender
-        Subject: Hello                             what the mail says, where that matters: headers, an empty
-                                                   line, text; all of it indented
+        Subject: Hello                             its headers, an empty line and its text, where they matter;
+                                                   all of it indented
         I want to join.
     <- Subject: Please confirm your subscription   the reply: headers, an empty line, lines of its text
-       Reply-To: {confirm}                         {name} is anything at first, and the same ever after
-    bob@people.example <- Subject: Alice is here   a mail to somebody else, to several with commas
-    [CONFIRMING]                                   the state of the sender now; [dev: START] at another address
+       Reply-To: {confirm}                         {name} stands for anything at first, then for the same again
+    bob@people.example <- Subject: Alice is here   a mail to somebody else, or to several with commas
+    [CONFIRMING]                                   the sender's state now; [dev: START] is the one at another address
     550                                            or: the mail is refused with this code, or code and text
 
 All mails that go out are written down, in their order: without a `<-`, none does.
@@ -31,12 +31,12 @@ NAME = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
 class Difference(Exception):
-    """A line of a transcript that does not hold, or cannot be read; its text says where and what came instead."""
+    """A line of a transcript does not hold, or cannot be read; the text says where, and what came instead."""
 
 
 @dataclass
 class Line:
-    """An expectation: its number and text in the file, and the lines below that belong to it."""
+    """A line: its number and text in the file, and the lines below that belong to it."""
 
     number: int
     text: str
@@ -53,7 +53,7 @@ class Mail:
 
 
 class Transcript:
-    """The conversation in `text`; `name` is what messages call it. Raises `Difference` for a line that is none."""
+    """The conversation in `text`; messages call it `name`. Raises `Difference` for a line that cannot be read."""
 
     def __init__(self, name, text):
         self.name = name
@@ -70,9 +70,9 @@ class Transcript:
         names = {"domain": room.current().domain}
         for mail in self.mails:
             sender, recipient = self._addresses(mail.line, names)
-            came = exchange(sender, recipient, self._made_mail(mail.line, sender, recipient, names))
-            yield mail, came
-            self._compare(mail, came, names)
+            result = exchange(sender, recipient, self._made_mail(mail.line, sender, recipient, names))
+            yield mail, result
+            self._compare(mail, result, names)
 
     def _read(self, line):
         if not line.text or line.text[0] == " ":
@@ -123,53 +123,53 @@ class Transcript:
             headers.append((line, header[1], header[2]))
         return headers, []
 
-    def _compare(self, mail, came, names):
-        sent = list(came.sent)
+    def _compare(self, mail, result, names):
+        sent = list(result.sent)
         refused = False
         for line in mail.expected:
             state = STATE.fullmatch(line.text)
             if state:
-                self._compare_state(line, *state.groups(), came)
+                self._compare_state(line, *state.groups(), result)
             elif REFUSAL.fullmatch(line.text):
                 refused = True
-                if not (came.refusal or "250").startswith(line.text):
-                    raise self._differs(line, came)
+                if not (result.refusal or "250").startswith(line.text):
+                    raise self._differs(line, result)
             elif sent:
-                self._compare_reply(line, *sent.pop(0), came, names)
+                self._compare_reply(line, *sent.pop(0), result, names)
             else:
-                raise self._differs(line, came)
-        if sent or (came.refusal and not refused):
-            raise self._differs(mail.line, came)
+                raise self._differs(line, result)
+        if sent or (result.refusal and not refused):
+            raise self._differs(mail.line, result)
 
-    def _compare_state(self, line, address, state, came):
-        if not address and came.after != state:
-            raise self._differs(line, came)
+    def _compare_state(self, line, address, state, result):
+        if not address and result.after != state:
+            raise self._differs(line, result)
         if address:
-            now = state_at(room.current().address(address), came.sender)
+            now = state_at(room.current().address(address), result.sender)
             if now != state:
-                raise self._differs(line, came, [f"[{address}: {now}]"])
+                raise self._differs(line, result, [f"[{address}: {now}]"])
 
-    def _compare_reply(self, line, to, reply, came, names):
+    def _compare_reply(self, line, to, reply, result, names):
         wanted_to, first = REPLY.fullmatch(line.text).groups()
         if not _matches((wanted_to or "").strip(), to, names):
-            raise self._differs(line, came)
+            raise self._differs(line, result)
         headers, text = self._headers_and_text([Line(line.number, first or ""), *line.below] if first else line.below)
         for place, name, value in headers:
             actual = [one_line(str(header)) for header in reply.get_all(name, [])]
             if not any(_matches(value, header, names) for header in actual):
                 if place.number == line.number:  # most likely another reply altogether
-                    raise self._differs(line, came)
-                raise self._differs(place, came, [f"{name}: {header}" for header in actual])
+                    raise self._differs(line, result)
+                raise self._differs(place, result, [f"{name}: {header}" for header in actual])
         actual = iter(text_of(reply).splitlines())
         for wanted in text:
             if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in actual):
-                raise self._differs(wanted, came, text_of(reply).splitlines())
+                raise self._differs(wanted, result, text_of(reply).splitlines())
 
     def _broken(self, line, why):
         return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
 
-    def _differs(self, line, came, instead=None):
-        lines = instead or outcome(came) or ["nothing"]
+    def _differs(self, line, result, instead=None):
+        lines = instead or outcome(result) or ["nothing"]
         expected = line.text if line.text.strip() else "(nothing)"
         if MAIL.fullmatch(line.text):
             expected += "    (and nothing that is not written below it)"
@@ -180,22 +180,22 @@ class Transcript:
 
 
 class Recorder:
-    """Writes a conversation down in `file`, mail by mail, as a transcript."""
+    """Write a conversation to `file`, mail by mail, as a transcript."""
 
     def __init__(self, file):
         self.file = file
         self._names = {}
 
-    def record(self, came, headers=(), text=""):
-        """Write an `Exchange`, and what of its mail is worth to be kept."""
-        recipient = came.recipient.removesuffix(f"@{room.current().domain}")
-        lines = [f"{came.sender or '<>'} -> {self._names.get(came.recipient, recipient)}"]
+    def record(self, result, headers=(), text=""):
+        """Write an `Exchange`; `headers` and `text` are what its mail said."""
+        recipient = result.recipient.removesuffix(f"@{room.current().domain}")
+        lines = [f"{result.sender or '<>'} -> {self._names.get(result.recipient, recipient)}"]
         lines += [f"    {name}: {value}" for name, value in headers]
         lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
-        for _, mail in came.sent:
+        for _, mail in result.sent:
             if mail["Reply-To"]:
                 self._names.setdefault(str(mail["Reply-To"]), "{" + f"reply_to_{len(self._names) + 1}" + "}")
-        for line in outcome(came):
+        for line in outcome(result):
             header, _, value = line.rpartition(": ")
             lines.append(f"{header}: {self._names[value]}" if value in self._names else line)
         lines.sort(key=lambda line: not line.startswith("#"))  # a note explains what follows
@@ -203,17 +203,17 @@ class Recorder:
         self.file.flush()
 
 
-def outcome(came):
-    """Return what became of a mail as lines of a transcript."""
-    lines = [came.refusal] if came.refusal else []
-    for to, mail in came.sent:
+def outcome(result):
+    """Return what came of a mail as lines of a transcript."""
+    lines = [result.refusal] if result.refusal else []
+    for to, mail in result.sent:
         lines.append(f"{to} <- Subject: {one_line(str(mail['Subject'] or ''))}".lstrip())
         if mail["Reply-To"]:
             lines.append(f"   Reply-To: {one_line(str(mail['Reply-To']))}")
-    if came.after:
-        lines.append(f"[{came.after}]")
-    if came.note:
-        lines.append(f"# {one_line(came.note)}")
+    if result.after:
+        lines.append(f"[{result.after}]")
+    if result.note:
+        lines.append(f"# {one_line(result.note)}")
     return lines
 
 
@@ -231,7 +231,7 @@ def _fill(text, names):
 
 
 def _matches(expected, actual, names):
-    """Tell whether a text is as expected; a name that had no value gets the one it stands for here."""
+    """Return whether a text is as expected; a name without a value gets the one it stands for here."""
     pattern, end, new = "", 0, set()
     for name in NAME.finditer(expected):
         pattern += re.escape(expected[end : name.start()])

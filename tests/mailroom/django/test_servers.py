@@ -12,10 +12,10 @@ from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage.base import MailStates
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
-from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
+from tests.mailroom.storage.contracts import MailStatesContract, OurSharedStorageContract
 
 pymysql.install_as_MySQLdb()  # Django asks for another driver
 
@@ -56,7 +56,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurStorageContract, SharedStorageContract, MailStatesContract):
+class TestOnAServer(OurSharedStorageContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage()

@@ -8,9 +8,9 @@ from django.core.management import call_command
 from salmon.routing import Router
 
 from mailroom.django.storage import DjangoStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, refused
 from tests.mailroom.django.conftest import known_as
-from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
+from tests.mailroom.storage.contracts import MailStatesContract, OurSharedStorageContract
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurStorageContract, SharedStorageContract, MailStatesContract):
+class TestDjangoStorage(OurSharedStorageContract, MailStatesContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage(storage.using)

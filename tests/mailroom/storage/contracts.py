@@ -12,7 +12,7 @@ from salmon.server import SMTPError
 
 from mailroom.storage.base import MailStates
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, StorageContract, in_thread
+from mailroom.testing.contract import ALICE, BOB, FORK, KEY, SharedStorageContract, StorageContract, in_thread
 from tests.mailroom import trial_list
 
 
@@ -35,6 +35,22 @@ class OurStorageContract:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         storage.close()
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+class OurSharedStorageContract(OurStorageContract, SharedStorageContract):
+    """What it says of those that processes share."""
+
+    def test_a_forked_process_can_use_it(self, storage):
+        def child():
+            with storage.conversation(BOB):
+                storage.set(KEY, BOB, storage.get(KEY, ALICE))
+
+        storage.set(KEY, ALICE, "CONFIRMING")
+        process = FORK.Process(target=child, daemon=True)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+        assert storage.get(KEY, BOB) == "CONFIRMING"
 
 
 class AnyStringContract:

@@ -11,9 +11,9 @@ from salmon.routing import Router
 from salmon.server import SMTPError
 
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, SharedStorageContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, refused
 from tests.mailroom.storage import ENVIRONMENT
-from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
+from tests.mailroom.storage.contracts import MailStatesContract, OurSharedStorageContract
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def in_mariadb(mariadb):
     return sqlalchemy.make_url(mariadb.new_database("mariadb"))
 
 
-class SQLAlchemyContract(OurStorageContract, SharedStorageContract, MailStatesContract):
+class SQLAlchemyContract(OurSharedStorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self, url):
         storage = SQLAlchemyStorage(url)

@@ -3,11 +3,11 @@
 import pytest
 
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import ALICE, KEY, SharedStorageContract, refused
-from tests.mailroom.storage.contracts import AnyStringContract, MailStatesContract, OurStorageContract
+from mailroom.testing.contract import ALICE, KEY, refused
+from tests.mailroom.storage.contracts import AnyStringContract, MailStatesContract, OurSharedStorageContract
 
 
-class TestSQLiteStorage(AnyStringContract, OurStorageContract, SharedStorageContract, MailStatesContract):
+class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         return SQLiteStorage(tmp_path / "run" / "states.sqlite3")

@@ -1,18 +1,11 @@
 """What a mail must rely on and Django does not promise of a connection; and the lock of a sender."""
 
-import os
 import threading
 from contextlib import contextmanager
 
-from django.db import (
-    DEFAULT_DB_ALIAS,
-    DatabaseError,
-    NotSupportedError,
-    OperationalError,
-    connections,
-    transaction,
-)
+from django.db import DatabaseError, NotSupportedError, OperationalError, connections, transaction
 
+from mailroom.storage.base import file_identity
 from mailroom.storage.locks import SenderLocks, lock_number
 from mailroom.storage.patience import limit_waiting
 
@@ -39,7 +32,7 @@ def make_fit_for_mail(connection, answer_timeout):
 
 def _open_file(connection):
     path = connection.settings_dict["NAME"]
-    identity = _identity(path)  # before SQLite creates a file that is not there
+    identity = file_identity(path)  # before SQLite creates a file that is not there
     connection.ensure_connection()
     opened, seen = getattr(connection, OPENED, (None, None))
     if opened is not connection.connection:
@@ -49,12 +42,7 @@ def _open_file(connection):
         raise OSError(f"{path} was replaced while it was open")
 
 
-def _identity(path):
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
-def conversation(sender, using=DEFAULT_DB_ALIAS, timeout=2):
+def conversation(sender, using, timeout=2):
     """Return a context manager that locks `sender`, whose lock is waited for `timeout` seconds at most.
 
     With PostgreSQL, MySQL and MariaDB it holds among all machines, and what this thread does in the database

@@ -6,16 +6,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
-from django.db import (
-    DatabaseError,
-    DataError,
-    Error,
-    InterfaceError,
-    OperationalError,
-    connections,
-    router,
-    transaction,
-)
+from django.db import DataError, Error, InterfaceError, OperationalError, connections, router, transaction
 from django.db.migrations.executor import MigrationExecutor
 from salmon.routing import ROUTE_FIRST_STATE
 
@@ -121,7 +112,7 @@ class DjangoStorage(Storage):
                 if missing:
                     executor.migrate(newest, missing)
                 return
-            except DatabaseError as error:
+            except Error as error:
                 may_be_done_by_another = missing or "locked" in str(error)
                 if not may_be_done_by_another or time.monotonic() > deadline:
                     raise

@@ -1,5 +1,6 @@
 """What the storages share, and one mail, all or nothing: `MailStates`."""
 
+import os
 import re
 import threading
 from contextlib import contextmanager, nullcontext
@@ -61,6 +62,12 @@ def checked(value, length):
     if not isinstance(value, str) or len(value) > length or IMPOSSIBLE.search(value):
         raise SMTPError(554, CANNOT_HOLD)
     return value
+
+
+def file_identity(path):
+    """Return what tells a file from another one that replaced it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 class MailStates(StateStorage):

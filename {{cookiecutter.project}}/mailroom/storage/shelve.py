@@ -81,8 +81,7 @@ class ShelveStorage(Storage, routing.ShelveStorage):
         with self.lock, answering(Exception):  # a damaged pickle may raise anything
             self.states = {}
             try:
-                if self._lock_file is None:
-                    self._open()
+                self._open()
                 if not dbm.whichdb(self.database_path):
                     raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")
                 yield
@@ -93,22 +92,20 @@ class ShelveStorage(Storage, routing.ShelveStorage):
                     self.states.close()
 
     def _open(self):
-        if not self._was_open:
+        if self._lock_file is None:
             Path(self.database_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(self.database_path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._was_open:
-                shelve.open(self.database_path).close()
-        except BlockingIOError:
-            os.close(file)
-            raise BlockingIOError(
-                "another process has this shelf open, and a shelf is for one process; stop that one first"
-            ) from None
-        except BaseException:
-            os.close(file)
-            raise
-        self._lock_file, self._was_open = file, True
+            file = os.open(self.database_path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                raise BlockingIOError(
+                    "another process has this shelf open, and a shelf is for one process; stop that one first"
+                ) from None
+            self._lock_file = file
+        if not self._was_open:
+            shelve.open(self.database_path).close()
+            self._was_open = True
 
 
 def _put(shelf, cell, state):

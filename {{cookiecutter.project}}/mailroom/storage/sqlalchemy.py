@@ -11,23 +11,10 @@ from contextlib import contextmanager, suppress
 from itertools import groupby, islice
 from operator import itemgetter, methodcaller
 
+import sqlalchemy
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
-from sqlalchemy import (
-    Column,
-    MetaData,
-    Table,
-    bindparam,
-    create_engine,
-    delete,
-    inspect,
-    literal_column,
-    make_url,
-    select,
-    tuple_,
-)
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateTable
 
 from mailroom.settings import PASSWORD_IN_URL
 from mailroom.storage.base import UNAVAILABLE, Storage, answering, checked
@@ -37,23 +24,28 @@ from mailroom.storage.locks import lock_number
 # In characters; key and sender must fit an index together, 2704 octets in PostgreSQL, 3072 in MariaDB.
 KEY, SENDER, STATE = 255, 400, 255
 
-STATES = Table(
+STATES = sqlalchemy.Table(
     "states",
-    MetaData(),
-    Column("key", text(KEY), primary_key=True),
-    Column("sender", text(SENDER), primary_key=True),
-    Column("state", text(STATE), nullable=False),
+    sqlalchemy.MetaData(),
+    sqlalchemy.Column("key", text(KEY), primary_key=True),
+    sqlalchemy.Column("sender", text(SENDER), primary_key=True),
+    sqlalchemy.Column("state", text(STATE), nullable=False),
 )
-key, sender = bindparam("key"), bindparam("sender")
-SELECT = select(STATES.c.state).where(STATES.c.key == key, STATES.c.sender == sender)
-DELETE = delete(STATES).where(STATES.c.key == key, STATES.c.sender == sender)
-FIRST_PAGE = (
-    select(STATES)
+key, sender = sqlalchemy.bindparam("key"), sqlalchemy.bindparam("sender")
+ROW = sqlalchemy.and_(STATES.c.key == key, STATES.c.sender == sender)
+PAGE = (
+    STATES.select()
     .order_by(STATES.c.key, STATES.c.sender)
-    .limit(literal_column("1000"))
-    .offset(literal_column("0"))  # which SQLite's dialect would add as a parameter
+    .limit(sqlalchemy.literal_column("1000"))
+    .offset(sqlalchemy.literal_column("0"))  # which SQLite's dialect would add as a parameter
 )
-NEXT_PAGE = FIRST_PAGE.where(tuple_(STATES.c.key, STATES.c.sender) > tuple_(key, sender))
+STATEMENTS = {
+    "select": sqlalchemy.select(STATES.c.state).where(ROW),
+    "delete": STATES.delete().where(ROW),
+    "clear": STATES.delete(),
+    "first page": PAGE,
+    "next page": PAGE.where(sqlalchemy.tuple_(STATES.c.key, STATES.c.sender) > sqlalchemy.tuple_(key, sender)),
+}
 
 
 class SQLAlchemyStorage(Storage):
@@ -118,7 +110,7 @@ class SQLAlchemyStorage(Storage):
         connect_timeout, statement_timeout, _ = self.timeouts
         self._database, url = _parsed(self.url)
         arguments = self._database.arguments(url.query, *self.timeouts)
-        engine = create_engine(
+        engine = sqlalchemy.create_engine(
             url,
             isolation_level="AUTOCOMMIT",
             paramstyle=self._database.paramstyle,
@@ -129,28 +121,16 @@ class SQLAlchemyStorage(Storage):
             },
         )
         self._database.prepare(engine, statement_timeout)
-        statements = {
-            "create": CreateTable(STATES, if_not_exists=True),
-            "select": SELECT,
-            "delete": DELETE,
-            "upsert": self._database.upsert(STATES),
-            "first page": FIRST_PAGE,
-            "next page": NEXT_PAGE,
-        }
+        statements = {**STATEMENTS, "upsert": self._database.upsert(STATES)}
         self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
-        self._sql.update(begin=self._database.begin, clear="DELETE FROM states")
-        if not inspect(engine).has_table(STATES.name):
-            self._create_table(engine.raw_connection())
+        self._sql["begin"] = self._database.begin
+        try:
+            STATES.create(engine, checkfirst=True)
+        except SQLAlchemyError:
+            if not sqlalchemy.inspect(engine).has_table(STATES.name):  # otherwise another worker was faster
+                raise
         self._engine = engine
         _storages.add(self)
-
-    def _create_table(self, connection):
-        # One after the other: IF NOT EXISTS does not keep two processes from creating the same table.
-        self._execute(connection, "begin")
-        self._lock(connection, lock_number("CREATE TABLE states"))
-        self._execute(connection, "create")
-        connection.commit()
-        connection.close()
 
     def _execute(self, connection, statement, parameters=()):
         cursor = connection.cursor()
@@ -236,7 +216,7 @@ def _parsed(url):
     Raises `ValueError`, without what may be a part of a password.
     """
     try:
-        parsed = make_url(url)
+        parsed = sqlalchemy.make_url(url)
     except (SQLAlchemyError, ValueError):
         parsed = None
     if parsed is None or "@" in (parsed.host or ""):

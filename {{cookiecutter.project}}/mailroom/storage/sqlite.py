@@ -13,7 +13,7 @@ from pathlib import Path
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
-from mailroom.storage.base import UNAVAILABLE, Storage, answering
+from mailroom.storage.base import UNAVAILABLE, Storage, answering, file_identity
 from mailroom.storage.locks import SenderLocks
 
 # How long, in seconds, a read trusts that the file is still there; to ask costs as much as half a read.
@@ -158,8 +158,7 @@ class SQLiteStorage(Storage):
 
     def _check_file(self):
         """Refuse to go on when the open file is not the one at our path: writes would be lost."""
-        status = os.stat(self.path)
-        identity = status.st_dev, status.st_ino
+        identity = file_identity(self.path)
         if self._file not in (None, identity):
             raise OSError(f"{self.path} was replaced while it was open")
         self._file = identity

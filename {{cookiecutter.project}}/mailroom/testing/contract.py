@@ -181,15 +181,3 @@ class SharedStorageContract(KeptStorageContract):
                 waiting = pool.submit(locked_get, storage, ALICE)
                 storage.set(KEY, ALICE, "CONFIRMING")
             assert waiting.result() == "CONFIRMING"
-
-    def test_a_forked_process_can_use_it(self, storage):
-        def child():
-            with storage.conversation(BOB):
-                storage.set(KEY, BOB, storage.get(KEY, ALICE))
-
-        storage.set(KEY, ALICE, "CONFIRMING")
-        process = FORK.Process(target=child, daemon=True)
-        process.start()
-        process.join(60)
-        assert process.exitcode == 0
-        assert storage.get(KEY, BOB) == "CONFIRMING"

@@ -1,12 +1,22 @@
 """Run commands in the folder of an application whose `config.boot` leaves the `room` of the tests as it is."""
 
+import ast
 import logging
 import sys
 
 import pytest
 from click.testing import CliRunner
+from salmon.routing import MemoryStorage
 
 from mailroom.commands import operate
+
+
+class WalkableStorage(MemoryStorage):
+    """A storage that yields its rows, as each that `config.boot` attaches."""
+
+    def __iter__(self):
+        for cell, state in list(self.states.items()):
+            yield (*ast.literal_eval(cell), state)
 
 
 @pytest.fixture

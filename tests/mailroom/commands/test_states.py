@@ -1,11 +1,12 @@
 """What an operator sees and changes with `operate.py states`."""
 
-import ast
 import json
 import sys
 
 import pytest
-from salmon.routing import MemoryStorage, Router
+from salmon.routing import Router
+
+from tests.mailroom.commands.conftest import WalkableStorage
 
 MODULE = "tests.mailroom.trial_list"
 KEY = f"{MODULE}:news"
@@ -37,14 +38,6 @@ def START(message, host):
 def ASKED(message, host):
     return ASKED
 """
-
-
-class WalkableStorage(MemoryStorage):
-    """A storage that yields its rows, as each that `config.boot` attaches."""
-
-    def __iter__(self):
-        for cell, state in list(self.states.items()):
-            yield (*ast.literal_eval(cell), state)
 
 
 @pytest.fixture

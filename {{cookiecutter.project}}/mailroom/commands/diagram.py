@@ -1,4 +1,4 @@
-"""`operate.py diagram`: draw the conversations of `tests/conversations/`."""
+"""`operate.py diagram`: the conversations as a picture."""
 
 import re
 from collections import defaultdict
@@ -17,10 +17,10 @@ MAX_TEXT = 40  # characters
 
 @click.command()
 def diagram():
-    """Print the states of the handlers, and which mail leads from one to another, for Mermaid to draw.
+    """Print the conversations as a state diagram for Mermaid.
 
-    The mails are those of tests/conversations/, which are played in memory. Handlers that none of them
-    reaches are named on stderr.
+    It has the routes of the handlers, and the moves that are seen while the mails of tests/conversations/ are
+    played in memory. Handlers that none of them reaches are named on stderr.
 
     \b
     python operate.py diagram > states.mmd

@@ -1,4 +1,4 @@
-"""`operate.py talk`: write to the application as anybody, and see what becomes of each mail."""
+"""`operate.py talk`: write to the application as anybody, and see what happens."""
 
 import email
 import inspect
@@ -42,9 +42,9 @@ LINES = 4
     help="none: everybody is in START; copy: the stored states, which stay as they are; real: the stored states.",
 )
 def talk(demo, script, eml, sender, recipient, record, states):
-    """Write to the application as anybody, and see what becomes of each mail.
+    """Write to the application as anybody, and see what happens.
 
-    Everything happens in memory: nothing is kept, nothing is sent, and no server needs to run.
+    It happens in memory: nothing is kept, nothing is sent, and no server needs to run.
 
     \b
     python operate.py talk                        # write mails yourself

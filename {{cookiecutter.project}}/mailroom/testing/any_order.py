@@ -34,7 +34,7 @@ CRASH = "a crash before the states are kept"
 ENOUGH = 20  # mails in a state, before it counts as one without a way out
 
 
-def play_in_any_order(end_states=(), conversations=8):
+def play_in_any_order(end_states=(), conversations=6):
     """Play that many conversations; fail the test when a promise is broken, or when a state has no way out.
 
     `end_states` names the states in which a conversation may end. From any other, a mail that was played here
@@ -99,14 +99,14 @@ class _Conversation(ExitStack):
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
         self.enter_context(patch.object(current(), "reply_limit", ReplyLimit(10**6)))
 
-    def take(self, sender, recipient, headers, text):
+    def take(self, sender, recipient, headers, text, troubles=True):
         """Take a mail, a person's in every trouble first, as its server tries again; return the `Exchange`."""
         self.mails.append((sender, recipient, headers, text))
         identity = ("Message-ID", f"<{self.mails.index(self.mails[-1])}@people.example>")
         data = make_mail(sender, recipient, [*headers, identity], text + "\n")
         automated = not sender or any(name != "Subject" for name, _ in headers)
         before, sent = dict(self.rows), []
-        for trouble in () if automated else self.troubles:
+        for trouble in self.troubles if troubles and not automated else ():
             failed = self._deliver(data, trouble)
             if failed.refusal:
                 sent = failed.sent
@@ -182,10 +182,11 @@ def _shortest(broken):
         no_subject = [header for header in headers if header[0] != "Subject"]
         plainer = [(sender, recipient, *said) for said in ((no_subject, ""), (no_subject, text), (headers, ""))]
         for instead in [], *([mail] for mail in plainer):
+            fewer = mails[:number] + instead + mails[number + 1 :]
             try:
                 with _Conversation() as conversation:
-                    for mail in mails[:number] + instead + mails[number + 1 :]:
-                        conversation.take(*mail)
+                    for count, mail in enumerate(fewer, 1):
+                        conversation.take(*mail, troubles=count == len(fewer))
             except BrokenPromise as again:
                 if again.args[0] == promise:
                     broken, mails = again, again.args[1]

@@ -1,0 +1,7 @@
+"""The application keeps its promises in any order of mails and troubles. This test can be deleted, and hypothesis with it."""
+
+from mailroom.testing.any_order import play_in_any_order
+
+
+def test_promises_hold_in_any_order():
+    play_in_any_order(end_states=[])

@@ -1,0 +1,72 @@
+"""States are kept from one start to the next, and cleared from one test to the next."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from salmon.routing import Router
+
+from config import settings
+
+ALICE = "alice@people.example"
+HANDLERS = """
+from salmon.routing import route, route_like
+
+@route("ask@(host)")
+def START(message, host):
+    return ASKED
+
+@route_like(START)
+def ASKED(message, host):
+    return ANSWERED
+
+@route_like(START)
+def ANSWERED(message, host):
+    return START
+"""
+START_AND_TAKE_A_MAIL = f"""
+import config.boot
+from config import settings
+from salmon.routing import Router
+
+settings.room.start()
+settings.room.deliver(("127.0.0.1", 0), "{ALICE}", settings.room.address("ask"), b"")
+print(Router.STATE_STORE, *Router.STATE_STORE)
+Router.clear_states()
+"""
+
+
+def start(folder):
+    """Boot the application with other handlers and with all that it keeps in `folder`; return what it prints."""
+    (folder / "other_handlers.py").write_text(HANDLERS)
+    states = f"{folder}/states"
+    if "://" in settings.state_database:
+        states = f"sqlite:///{states}"  # needs no server
+    environment = {
+        **{name: value for name, value in os.environ.items() if not hasattr(settings, name.lower())},
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(folder)]),
+        "HANDLERS": "other_handlers",
+        "STATE_DATABASE": states,
+        "SECRET_KEY": "only for tests, which run in another folder",
+    }
+    del environment["PYTEST_VERSION"]
+    command = [sys.executable, "-c", START_AND_TAKE_A_MAIL]
+    booted = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert "is protected" in booted.stderr, "it must not be cleared"
+    return booted.stdout
+
+
+def test_boot_attaches_a_storage_that_keeps_a_conversation(tmp_path):
+    first, second = start(tmp_path), start(tmp_path)
+
+    assert f"{tmp_path}/states>" in first
+    assert f"'{ALICE}', 'ASKED')" in first
+    assert f"'{ALICE}', 'ANSWERED')" in second
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_states_are_cleared_between_tests(time):
+    assert Router.STATE_STORE.get("a key", ALICE) == "START"
+    Router.STATE_STORE.set("a key", ALICE, "ANOTHER")

@@ -59,12 +59,12 @@ class Pages(TestCase):
     def test_the_newest_change_comes_first(self):
         self.assertEqual(self.rows()[0], ("=1+1@evil.example", "news"))
 
-    def test_filters(self):
+    def test_filters_by_state_and_key(self):
         self.assertEqual(self.rows(state="SUBSCRIBED"), [("alice@people.example", "news")])
         self.assertEqual(self.rows(key=DEV), [("alice@people.example", "dev")])
         self.assertEqual(self.rows(key=DEV, state="SUBSCRIBED"), [])
 
-    def test_search(self):
+    def test_search_by_beginning_and_part_of_an_address(self):
         self.assertEqual(self.rows(q="Bob"), [("bob@people.example", "news")])
         self.assertEqual(self.rows(q="alice@people.example", key=NEWS), [("alice@people.example", "news")])
         with patch.object(admin, "MAX_FOUND", 1):  # of those that the filter has left
@@ -74,7 +74,7 @@ class Pages(TestCase):
         self.assertEqual(self.rows(q="@evil"), [("=1+1@evil.example", "news")])
         self.assertEqual(self.rows(q="%"), [])
 
-    def test_counts(self):
+    def test_senders_are_counted_by_state(self):
         def counts(**query):
             page = self.client.get(self.page, query)
             return {count["name"]: str(count["number"]) for count in page.context["counts"]}
@@ -127,13 +127,13 @@ class Pages(TestCase):
         self.assertFalse(State.objects.filter(pk=bob.pk).exists())
         self.assertEqual(State.objects.count(), len(ROWS) - 1)
 
-    def test_back_to_start_waits_for_mail(self):
+    def test_back_to_start_names_senders_whose_mail_is_being_handled(self):
         with patch.object(admin, "conversation", side_effect=TimeoutError):
             answer = self.act("back_to_start", *State.objects.filter(key=DEV), confirmed="yes")
         self.assertContains(answer, "please try again: alice@people.example (app.handlers.subscription:dev).")
         self.assertEqual(State.objects.count(), len(ROWS))
 
-    def test_back_to_start_takes_no_state_that_nobody_saw(self):
+    def test_back_to_start_leaves_a_state_that_changed_meanwhile(self):
         @contextmanager
         def lock(sender, using):  # a mail had it first
             State.objects.filter(sender=sender).update(state="SUBSCRIBED")
@@ -145,7 +145,7 @@ class Pages(TestCase):
         bob.refresh_from_db()
         self.assertEqual(bob.state, "SUBSCRIBED")
 
-    def test_as_many_as_are_allowed_fit_into_the_form(self):
+    def test_back_to_start_of_the_largest_number_fits_into_the_form(self):
         State.objects.bulk_create(
             State(key=NEWS, sender=f"carol{number}@people.example", state="CONFIRMING")
             for number in range(admin.MAX_RESET)
@@ -154,15 +154,15 @@ class Pages(TestCase):
         self.assertContains(self.act("back_to_start", *carols, confirmed="yes"), f"Back to START: {admin.MAX_RESET}.")
 
     @override_settings(USE_TZ=False)
-    def test_a_site_without_time_zones_has_the_page_as_well(self):
+    def test_the_page_works_in_a_site_without_time_zones(self):
         self.assertEqual(len(self.rows()), len(ROWS))
 
-    def test_back_to_start_is_for_a_limited_number(self):
+    def test_back_to_start_refuses_too_many(self):
         with patch.object(admin, "MAX_RESET", 1):
             self.assertContains(self.act("back_to_start", *State.objects.all(), confirmed="yes"), "At most 1 at once")
         self.assertEqual(State.objects.count(), len(ROWS))
 
-    def test_export(self):
+    def test_export_as_csv_holds_no_formula(self):
         answer = self.act("export_as_csv", *State.objects.all())
         lines = list(csv.DictReader(answer.getvalue().decode().splitlines()))
         shown = [(line["sender"], line["key"], line["state"]) for line in lines]
@@ -170,7 +170,7 @@ class Pages(TestCase):
         self.assertIn(("bob@people.example", "news", "CONFIRMING"), shown)
         self.assertIn(("'=1+1@evil.example", "news", "CONFIRMING"), shown)
 
-    def test_who_may_only_read_changes_nothing(self):
+    def test_a_reader_changes_nothing(self):
         self.client.force_login(self.reader)
         self.assertEqual(len(self.rows()), len(ROWS))
         self.assertNotContains(self.client.get(self.page), "back_to_start")

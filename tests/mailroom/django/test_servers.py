@@ -124,7 +124,7 @@ BROKEN_ORDER = """
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("hidden", ["a rollback", "a key that refers to nothing"])
-def test_what_will_be_undone_is_not_answered_first(room, states, monkeypatch, hidden):
+def test_a_mail_that_will_be_undone_is_not_answered_first(room, states, monkeypatch, hidden):
     """Or the reply would leave again at every try."""
 
     def reply_and_fail(message, list_name, state):

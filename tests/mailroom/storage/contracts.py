@@ -75,7 +75,7 @@ class AnyStringContract:
         "\xe4" * 3000,
     ]
 
-    def test_keys_and_states_are_kept_exactly_too(self, storage):
+    def test_keys_and_states_are_kept_exactly_as_they_are(self, storage):
         strings = [string for string in self.STRINGS if string != ROUTE_FIRST_STATE]
         for string in strings:
             storage.set(string, ALICE, string)
@@ -96,7 +96,7 @@ class MailStatesContract:
         assert_in_state(trial_list.CONFIRMING, ALICE, "news")
         assert storage.get("tests.mailroom.trial_list:news", ALICE) == "CONFIRMING"
 
-    def test_it_is_shown_as_the_storage_is(self, storage, states):
+    def test_mail_states_have_the_repr_of_their_storage(self, storage, states):
         assert repr(states) == repr(storage)
 
     def test_other_threads_do_not_see_half_a_mail(self, states):

@@ -163,7 +163,7 @@ def test_a_damaged_file_is_not_an_empty_storage(storage, path, offset, garbage):
     assert storage.get(KEY, "0@b.example") == "SUBSCRIBED"
 
 
-def test_what_cannot_be_opened_is_refused_at_once(tmp_path):
+def test_a_path_that_cannot_be_opened_is_refused_at_once(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("this is no database, and long enough to look like none" * 100)
     for path in (tmp_path / "folder", tmp_path / "file", tmp_path / "file" / "states"):

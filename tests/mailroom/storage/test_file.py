@@ -30,7 +30,7 @@ def test_files_and_folder_are_for_their_owner_only(no_umask, open_storage, path)
         storage.close()
 
 
-def test_it_is_a_table_that_other_programs_can_read(storage, path):
+def test_other_programs_can_read_the_table(storage, path):
     storage.set(KEY, ALICE, "SUBSCRIBED")
     with sqlite3.connect(path) as other:
         assert other.execute("SELECT key, sender, state FROM states").fetchall() == [(KEY, ALICE, "SUBSCRIBED")]
@@ -67,14 +67,14 @@ def test_get_of_a_new_sender_writes_nothing(storage, path):
     assert list(storage) == []
 
 
-def test_ten_thousand_rows_can_be_walked_through(storage):
+def test_ten_thousand_rows_can_be_iterated(storage):
     rows = [(KEY, f"{number:05}@b.example", "SUBSCRIBED") for number in range(10_000)]
     storage.set_all(rows)
     assert list(storage) == rows
 
 
 @pytest.mark.parametrize("name", ["a b", "100%", "what?", "#1", "caf\xe9", "'", "a%20b", "mode=ro&x", ":memory:"])
-def test_a_path_is_a_path(tmp_path, name):
+def test_a_path_is_taken_literally(tmp_path, name):
     path = tmp_path / name / name
     storage = SQLiteStorage(path)
     storage.set(KEY, ALICE, "SUBSCRIBED")

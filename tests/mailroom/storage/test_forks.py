@@ -8,11 +8,11 @@ def is_whole(path):
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_a_fork_while_other_threads_use_the_storage(run_all, path):
+def test_both_sides_of_a_fork_go_on_while_other_threads_use_the_storage(run_all, path):
     run_all(("fork", 25), ("fork", 25))
     assert is_whole(path)
 
 
-def test_forks_by_many_threads(run_all, path):
+def test_children_of_many_threads_use_the_storage(run_all, path):
     run_all(("fork_in_threads", 15))
     assert is_whole(path)

@@ -63,7 +63,7 @@ class TestShelveStorage(OurStorageContract, KeptStorageContract, MailStatesContr
             with refused(451):
                 storage.get(KEY, ALICE)
 
-    def test_changes_are_taken_back_when_a_later_one_fails(self, storage):
+    def test_set_all_takes_changes_back_when_a_later_one_fails(self, storage):
         storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
         with refused(554):
             storage.set_all(

@@ -48,7 +48,7 @@ class SQLAlchemyContract(OurSharedStorageContract, MailStatesContract):
         other.close()
 
     @pytest.mark.parametrize("text", [None, "\0", "a\0b", "\ud800", "\udfff <j@x.example>", "x" * 3000, "\xe4" * 3000])
-    def test_what_no_database_holds_is_refused_for_good(self, storage, text):
+    def test_a_text_that_no_database_holds_is_refused_for_good(self, storage, text):
         calls = [
             lambda: storage.get(text, ALICE),
             lambda: storage.get(KEY, text),

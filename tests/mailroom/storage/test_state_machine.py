@@ -224,7 +224,7 @@ class SQLAlchemyMachine(StorageMachine):
                 self.storage.set(*row)
 
 
-def test_memory_storage():
+def test_memory_storage_behaves_like_a_dictionary():
     class MemoryMachine(StorageMachine):
         outlives_its_object = False
 
@@ -249,7 +249,7 @@ class SharedByThree:
             self.opened.append(self.open())
 
 
-def test_sqlite_storage():
+def test_sqlite_storage_behaves_like_a_dictionary():
     class SQLiteMachine(SharedByThree, StorageMachine):
         def open(self):
             return SQLiteStorage(self.path)
@@ -257,7 +257,7 @@ def test_sqlite_storage():
     run_machine(SQLiteMachine)
 
 
-def test_shelve_storage():
+def test_shelve_storage_behaves_like_a_dictionary():
     class ShelveMachine(StorageMachine):
         key_text = st.text(st.characters(max_codepoint=127), max_size=12)
 
@@ -267,7 +267,7 @@ def test_shelve_storage():
     run_machine(ShelveMachine)
 
 
-def test_sqlalchemy_storage_on_sqlite():
+def test_sqlalchemy_storage_on_sqlite_behaves_like_a_dictionary():
     class Machine(SQLAlchemyMachine):
         def open(self):
             self.path.parent.mkdir(exist_ok=True)
@@ -276,7 +276,7 @@ def test_sqlalchemy_storage_on_sqlite():
     run_machine(Machine, settings=settings(max_examples=20, deadline=None))
 
 
-def test_sqlalchemy_storage_on_postgresql(postgresql):
+def test_sqlalchemy_storage_on_postgresql_behaves_like_a_dictionary(postgresql):
     url = postgresql.new_database()
 
     class Machine(SharedByThree, SQLAlchemyMachine):

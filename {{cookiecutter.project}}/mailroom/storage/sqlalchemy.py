@@ -43,8 +43,8 @@ STATEMENTS = {
     "select": sqlalchemy.select(STATES.c.state).where(ROW),
     "delete": STATES.delete().where(ROW),
     "clear": STATES.delete(),
-    "first page": PAGE,
-    "next page": PAGE.where(sqlalchemy.tuple_(STATES.c.key, STATES.c.sender) > sqlalchemy.tuple_(key, sender)),
+    "select first page": PAGE,
+    "select next page": PAGE.where(sqlalchemy.tuple_(STATES.c.key, STATES.c.sender) > sqlalchemy.tuple_(key, sender)),
 }
 
 
@@ -90,10 +90,10 @@ class SQLAlchemyStorage(Storage):
         self._run(self._execute, "clear")
 
     def __iter__(self):
-        rows = self._run(self._execute, "first page")
+        rows = self._run(self._execute, "select first page")
         while rows:
             yield from map(tuple, rows)
-            rows = self._run(self._execute, "next page", rows[-1][:2])
+            rows = self._run(self._execute, "select next page", rows[-1][:2])
 
     @contextmanager
     def conversation(self, sender):
@@ -124,18 +124,19 @@ class SQLAlchemyStorage(Storage):
         statements = {**STATEMENTS, "upsert": self._database.upsert(STATES)}
         self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
         self._sql["begin"] = self._database.begin
-        try:
-            STATES.create(engine, checkfirst=True)
-        except SQLAlchemyError:
-            if not sqlalchemy.inspect(engine).has_table(STATES.name):  # otherwise another worker was faster
-                raise
+        if not sqlalchemy.inspect(engine).has_table(STATES.name):
+            try:
+                STATES.create(engine)
+            except SQLAlchemyError:  # another worker may be faster
+                if not sqlalchemy.inspect(engine).has_table(STATES.name):
+                    raise
         self._engine = engine
         _storages.add(self)
 
     def _execute(self, connection, statement, parameters=()):
         cursor = connection.cursor()
         cursor.execute(self._sql[statement], parameters)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if statement.startswith("select") else None
 
     def _execute_all(self, connection, changes):
         for statement, some in groupby(changes, key=itemgetter(0)):

@@ -142,10 +142,9 @@ class TestOnPostgreSQL(ServerContract):
         return end_connections
 
     def test_ten_workers_create_one_table(self, postgresql):
-        for _ in range(3):
-            command = [sys.executable, "-c", TEN_WORKERS, postgresql.new_database()]
-            ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-            assert ran.returncode == 0, ran.stderr
+        command = [sys.executable, "-c", TEN_WORKERS, *(postgresql.new_database() for _ in range(3))]
+        ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
 
 
 class TestOnMariaDB(ServerContract):
@@ -169,22 +168,23 @@ class TestOnMariaDB(ServerContract):
 TEN_WORKERS = """
 import os, sys
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
-waiting, all_are_there = os.pipe()
-children = []
-for number in range(10):
-    children.append(os.fork())
-    if children[-1] == 0:
-        status = 1
-        try:
-            os.close(all_are_there)
-            os.read(waiting, 1)
-            SQLAlchemyStorage(sys.argv[1]).set("key", str(number), "SUBSCRIBED")
-            status = 0
-        finally:
-            os._exit(status)
-os.close(all_are_there)
-assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
-assert len(list(SQLAlchemyStorage(sys.argv[1]))) == 10
+for url in sys.argv[1:]:
+    waiting, all_are_there = os.pipe()
+    children = []
+    for number in range(10):
+        children.append(os.fork())
+        if children[-1] == 0:
+            status = 1
+            try:
+                os.close(all_are_there)
+                os.read(waiting, 1)
+                SQLAlchemyStorage(url).set("key", str(number), "SUBSCRIBED")
+                status = 0
+            finally:
+                os._exit(status)
+    os.close(all_are_there)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+    assert len(list(SQLAlchemyStorage(url))) == 10
 """
 
 

@@ -157,7 +157,7 @@ class Application:
         if "@" in recipient:
             return recipient
         settings = (self.folder / "config" / "settings.py").read_text()
-        domain = self.settings.get("MAIL_DOMAIN") or re.search(r'"MAIL_DOMAIN", "(.+)"\)', settings)[1]
+        domain = self.settings.get("MAIL_DOMAIN") or re.search(r'"MAIL_DOMAIN",\s+"(.+)"', settings)[1]
         return f"{recipient}@{domain}"
 
     def copy(self, folder):

@@ -77,7 +77,9 @@ def test_mail_to_an_address_that_does_not_handle_the_state_is_answered_550():
     assert "in OPEN" in str(refused.value.__cause__)
 
 
-@pytest.mark.parametrize("returned", [trial_list.answer, dict, "SUBSCRIBED", True], ids=["function", "class", "name", "truth"])
+@pytest.mark.parametrize(
+    "returned", [trial_list.answer, dict, "SUBSCRIBED", True], ids=["function", "class", "name", "truth"]
+)
 def test_returning_something_that_is_no_handler_is_an_error(monkeypatch, returned):
     monkeypatch.setattr(trial_list, "answer", lambda *arguments: returned)
 

@@ -195,7 +195,9 @@ def test_secrets_are_not_shown(name, value, shown):
     assert end.value.code == f"ERROR: {name} {shown} must be another, really"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "app/handlers", ".x", "..", "tests..x", "1.2", "tests.nowhere", "nowhere.x"])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "app/handlers", ".x", "..", "tests..x", "1.2", "tests.nowhere", "nowhere.x"]
+)
 def test_handlers_that_are_no_module_end_the_process_with_one_line(room, name):
     with pytest.raises(SystemExit) as end:
         room.load([name])

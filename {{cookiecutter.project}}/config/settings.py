@@ -8,7 +8,14 @@ from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, validate
 env = Env()
 
 # The one domain whose mail we take, and the lists in it; any other address is refused with 550.
+# % if cookiecutter.mail_domain | length > 77
+mail_domain = env.domain(
+    "MAIL_DOMAIN",
+    "{{ cookiecutter.mail_domain | lower }}",
+)
+# % else
 mail_domain = env.domain("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}")
+# % endif
 lists = env.list(
     "LISTS",
     ["news"],
@@ -34,8 +41,17 @@ relay_password = env.str("RELAY_PASSWORD", "", validate=LOGIN)
 relay_tls = env.bool("RELAY_TLS", False)
 
 # Where the states are kept{% if cookiecutter.state_storage == 'postgresql' %}: a URL. A password in it stands in STATE_DATABASE or in .env only, never in this file{% endif %}.
+# % if cookiecutter.__state_database | length > 59
+state_database = env.str(
+    "STATE_DATABASE",
+    "{{ cookiecutter.__state_database }}",
+    validate=TEXT,
+)
+
+# % else
 state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}", validate=TEXT)
 
+# % endif
 # Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key does{% endif %}.
 secret_key = env.str("SECRET_KEY", "", validate=KEY)
 

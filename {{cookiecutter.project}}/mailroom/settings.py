@@ -49,15 +49,13 @@ class Env(environs.Env):
 
         Defaults are checked too: whoever edits `config/settings.py` changes those.
         """
-        try:
-            super().seal()
-        except environs.EnvValidationError as error:
-            name, messages = next(iter(error.error_messages.items()))
-            self._refuse(name, self._get_value(name, ""), messages[0])
         for name, field in self._fields.items():
             default = field.load_default
-            if self._values.get(name) is default and type(default) in (bool, int, str, list):
+            if name in self._errors:
+                self._refuse(name, self._get_value(name, ""), self._errors[name][0])
+            elif self._values[name] is default and type(default) in (bool, int, str, list):
                 self._check(name, field, default)
+        super().seal()
 
     def _check(self, name: str, field: fields.Field, default: Any) -> None:
         try:

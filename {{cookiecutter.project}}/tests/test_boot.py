@@ -44,14 +44,14 @@ def start(folder):
     states = f"{folder}/states"
     if "://" in settings.state_database:
         states = f"sqlite:///{states}"  # needs no server
+    not_for_it = {"PYTEST_VERSION", *map(str.upper, vars(settings))}
     environment = {
-        **{name: value for name, value in os.environ.items() if not hasattr(settings, name.lower())},
+        **{name: value for name, value in os.environ.items() if name not in not_for_it},
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(folder)]),
         "HANDLERS": "other_handlers",
         "STATE_DATABASE": states,
         "SECRET_KEY": "only for tests, which run in another folder",
     }
-    del environment["PYTEST_VERSION"]
     command = [sys.executable, "-c", START_AND_TAKE_A_MAIL]
     booted = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert "is protected" in booted.stderr, "it must not be cleared"

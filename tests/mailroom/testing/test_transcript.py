@@ -1,21 +1,20 @@
-"""A transcript holds or names the line that does not; what is recorded holds."""
+"""A transcript holds, or names the line that does not; a recorded one holds."""
 
 import io
 
 import pytest
 from salmon.routing import Router
 
-from config import settings
-from operations.exchange import exchange, make_mail, with_domain
-from operations.transcript import Difference, Recorder, Transcript
+from mailroom.testing.exchange import exchange, make_mail
+from mailroom.testing.transcript import Difference, Recorder, Transcript
+from tests.mailroom.trial_list import POSTMASTER
 
-pytestmark = pytest.mark.usefixtures("trial_list")
 SUBSCRIBE = "alice@people.example -> news-subscribe\n"
 CONFIRM = "<- Subject: Please confirm your subscription to news\n"
 
 
 def play(text):
-    return [came for _, came in Transcript("a.txt", text).play()]
+    return [result for _, result in Transcript("a.txt", text).play()]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def play(text):
         "eve@people.example -> news@elsewhere.example\n550\n",
     ],
 )
-def test_what_is_written_holds(text):
+def test_transcript_that_says_what_happens_holds(text):
     assert play(text)
 
 
@@ -53,17 +52,17 @@ def test_what_is_written_holds(text):
         ("<> -> postmaster\n{somebody} <-\n[START]\n", 3, "{postmaster} <- Subject: hello"),
         ("eve@people.example -> nobody\n", 1, "550 5.1.1 There is no such address here"),
         ("eve@people.example -> nobody\n551\n", 2, "550 5.1.1 There is no such address here"),
-        ("<> -> news\n<-\n", 2, "# it comes from a machine"),
+        ("<> -> news\n<-\n", 2, "# automated mail"),
     ],
 )
-def test_a_line_that_does_not_hold_is_named_with_what_came_instead(text, line, came):
+def test_line_that_does_not_hold_is_named_with_what_came_instead(text, line, came):
     with pytest.raises(Difference) as difference:
         play(text)
 
     expected, instead = str(difference.value).split("This came instead:")
     assert expected.startswith(f"a.txt, line {line} does not hold:")
     assert text.splitlines()[line - 1].strip() in expected
-    assert came.replace("{postmaster}", settings.postmaster) in instead
+    assert came.replace("{postmaster}", POSTMASTER) in instead
 
 
 @pytest.mark.parametrize(
@@ -77,25 +76,25 @@ def test_a_line_that_does_not_hold_is_named_with_what_came_instead(text, line, c
         (SUBSCRIBE + CONFIRM + "[CONFIRMING] \n\nalice@people.example -> {confirm}\n", 5),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named(text, line):
+def test_line_that_cannot_be_read_is_named(text, line):
     with pytest.raises(Difference, match=f"a.txt, line {line}: "):
         play(text)
 
 
-def test_a_transcript_without_a_mail_is_none():
+def test_transcript_without_a_mail_is_refused():
     with pytest.raises(Difference, match="a.txt has no mail"):
         play("# Nothing yet.\n")
 
 
-def test_the_line_at_which_a_handler_fails_is_named(monkeypatch):
-    monkeypatch.setattr(settings.relay, "deliver", lambda *arguments, **options: 1 / 0)
+def test_line_at_which_a_handler_fails_is_named(room, monkeypatch):
+    monkeypatch.setattr(room.relay, "deliver", None)
 
-    (came,) = play(SUBSCRIBE + "451\n[START]\n")
+    (result,) = play(SUBSCRIBE + "451\n[START]\n")
 
-    assert came.note.startswith("ZeroDivisionError: division by zero (app/mail/reply.py:")
+    assert result.note.startswith("TypeError: 'NoneType' object is not callable (tests/mailroom/trial_list.py:")
 
 
-def test_what_is_recorded_holds():
+def test_recorded_conversation_holds_when_it_is_played(room):
     file = io.StringIO()
     recorder = Recorder(file)
     recipient = "news-subscribe"
@@ -105,10 +104,10 @@ def test_what_is_recorded_holds():
         ("alice@people.example", [("Subject", "Lunch")], "Who joins?\n\n  I do.\n"),
         ("", [], ""),
     ]:
-        mail = make_mail(sender, with_domain(recipient), headers, text or "Hello.\n")
-        came = exchange(sender, with_domain(recipient), mail)
-        recorder.record(came, headers, text)
-        recipient = came.sent[0][1]["Reply-To"] or "news" if came.sent else recipient
+        mail = make_mail(sender, room.address(recipient), headers, text or "Hello.\n")
+        result = exchange(sender, room.address(recipient), mail)
+        recorder.record(result, headers, text)
+        recipient = result.sent[0][1]["Reply-To"] or "news" if result.sent else recipient
     written = file.getvalue()
 
     assert "confirm-" not in written

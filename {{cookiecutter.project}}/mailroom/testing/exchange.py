@@ -61,12 +61,10 @@ def exchange(sender, recipient, data):
         result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
         result.note = _with_place(error)
     after = _states(message)
-    for handler in result.handlers:
-        module, state = handler.__module__, handler.__name__
-        if before.get(module) == state and module in after:
-            result.moves.append((module, state, after[module]))
-    modules = [handler.__module__ for handler in result.handlers if handler.__module__ in after] or list(after)
-    module = modules[0] if modules else None
+    handlers = [(handler.__module__, handler.__name__) for handler in result.handlers]
+    if not result.refusal:
+        result.moves = [(module, state, after.get(module)) for module, state in handlers if before.get(module) == state]
+    module = next((module for module in [*dict(handlers), *after] if module in after), None)
     result.before, result.after = before.get(module), after.get(module)
     for envelope in here.relay.sent[already_sent:]:
         to = ",".join(envelope.recipients)

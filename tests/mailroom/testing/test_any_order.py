@@ -1,0 +1,166 @@
+"""The any-order machine finds a broken promise and a state without a way out, and touches nothing."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from salmon.routing import Router, StateStorage
+
+from mailroom.testing.any_order import play_in_any_order
+from mailroom.testing.transcript import Transcript
+from tests.mailroom import trial_list
+
+TRIAL_LIST = Path(trial_list.__file__).read_text()
+SUBSCRIBED = '    return answer(message, list_name, START if request == "-unsubscribe" else SUBSCRIBED)\n'
+ASK = '    return answer(message, list_name, CONFIRMING if request == "-subscribe" else START)\n'
+FORWARD = "    message.forward(to=POSTMASTER)\n"
+SEND = """
+    from email.message import EmailMessage
+    mail = EmailMessage()
+    mail["From"], mail["To"] = "a@example.com", "eve@people.example"
+    message.send(mail)
+"""
+FAULTS = {
+    "function that is no state": (
+        SUBSCRIBED,
+        "    answer(message, list_name, START)\n    return answer\n",
+        "a mail was not handled, without any trouble",
+    ),
+    "exception": (SUBSCRIBED, "    raise KeyError(request)\n", "a mail was not handled, without any trouble"),
+    "exception after a word": (
+        ASK,
+        f"    if 'urgent' in message.text:\n        raise KeyError(request)\n{ASK}",
+        "a mail was not handled, without any trouble",
+    ),
+    "change outside of the mail": (
+        SUBSCRIBED,
+        "    Router.STATE_STORE.storage.set(f'{__name__}:news', 'eve@people.example', 'SUBSCRIBED')\n" + SUBSCRIBED,
+        "the stored states are not those that the handlers returned",
+    ),
+    "mail that does not wait": (
+        SUBSCRIBED,
+        "    from mailroom.relay import Envelope\n"
+        "    message.room.relay.send_now(Envelope('<>', ('eve@people.example',), b'Subject: hi\\r\\n\\r\\n'))\n"
+        + SUBSCRIBED,
+        "a mail that failed sent something",
+    ),
+    "another Message-ID at each try": (ASK, SEND + ASK, "what was sent once more has another Message-ID"),
+    "answer to automated mail": (FORWARD, "    message.forward(to=message.From)\n", "automated mail was answered"),
+    "state that automated mail changes": (
+        FORWARD,
+        "    Router.set_state(__name__, message, 'SUBSCRIBED')\n",
+        "automated mail changed a state",
+    ),
+}
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def play(room, tmp_path, monkeypatch):
+    """A function: play with these handlers, in an empty folder; return the text of the failure, or None."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def play(handlers, **options):
+        name = f"handlers_{next(NUMBERS)}"
+        (tmp_path / f"{name}.py").write_text(handlers)
+        Router.clear_routes()
+        Router.HANDLERS.clear()
+        room.load([name])
+        try:
+            play_in_any_order(**options)
+        except pytest.fail.Exception as failure:
+            return str(failure)
+
+    return play
+
+
+def test_handlers_that_keep_the_promises(play):
+    assert play(TRIAL_LIST) is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_found_and_told_as_a_short_transcript(play, fault):
+    right, wrong, promise = FAULTS[fault]
+    assert right in TRIAL_LIST
+    handlers = TRIAL_LIST.replace("import route,", "import Router, route,").replace(right, wrong)
+
+    told, _, transcript = play(handlers).partition(":\n\n")
+
+    assert told == promise
+    assert 1 <= len(Transcript("told", transcript).mails) <= 6
+    if right == SUBSCRIBED:
+        assert "@people.example -> news-subscribe\n" in transcript
+        assert "[SUBSCRIBED]\n" in transcript
+
+
+class Untouchable(StateStorage):
+    """A storage that nobody may use."""
+
+    def get(self, *arguments):
+        raise AssertionError("the storage was used")
+
+    set = clear = get
+
+
+@pytest.mark.parametrize("handlers", [TRIAL_LIST, TRIAL_LIST.replace(SUBSCRIBED, "    raise KeyError\n")])
+def test_storage_and_files_of_the_application_are_left_alone(play, room, tmp_path, handlers):
+    Router.STATE_STORE = storage = Untouchable()
+    before = room.reply_limit, Router.call_safely
+
+    play(handlers)
+
+    assert Router.STATE_STORE is storage
+    assert (room.reply_limit, Router.call_safely) == before
+    assert "send_now" not in vars(room.relay)
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".py"} <= {".hypothesis", "__pycache__"}
+
+
+STAYS = TRIAL_LIST.replace(SUBSCRIBED, "    return answer(message, list_name, SUBSCRIBED)\n")
+MAGIC = TRIAL_LIST.replace(
+    SUBSCRIBED, "    return answer(message, list_name, START if message['Subject'].count('x') == 9 else SUBSCRIBED)\n"
+)
+WAY_OUT = """
+alice@people.example -> news-subscribe
+<-
+   Reply-To: {confirm}
+
+alice@people.example -> {confirm}
+<-
+[SUBSCRIBED]
+
+alice@people.example -> news
+    Subject: xxxxxxxxx
+<-
+[START]
+"""
+
+
+def test_state_without_a_way_out_is_named_and_how_to_declare_it(play):
+    failure = play(STAYS)
+
+    assert ".SUBSCRIBED back to START" in failure
+    assert "Add a transcript that does, or name the states in which a conversation may end" in failure
+    assert failure.endswith("play_in_any_order(end_states=['CONFIRMING', 'SUBSCRIBED'])")
+
+
+def test_conversation_may_end_in_a_state_that_is_declared(play):
+    assert play(STAYS, end_states=["SUBSCRIBED"]) is None
+
+
+def test_transcript_shows_a_way_out_that_cannot_be_guessed(play, tmp_path):
+    assert ".SUBSCRIBED back to START" in play(MAGIC)
+
+    (tmp_path / "tests" / "conversations").mkdir(parents=True)
+    (tmp_path / "tests" / "conversations" / "leave.txt").write_text(WAY_OUT)
+
+    assert play(MAGIC) is None
+
+
+def test_state_that_is_hardly_reached_is_not_judged(play):
+    rare = TRIAL_LIST.replace(ASK, f"    if message['Subject'] == 'hidden':\n        return HIDDEN\n{ASK}") + (
+        '\n\n@route("hidden@(host)")\ndef HIDDEN(message, host):\n    return HIDDEN\n'
+    )
+
+    assert play(rare) is None

@@ -7,11 +7,10 @@ Subclass the class that fits and give it the fixtures that it names:
         def storage(self):
             return RedisStorage("redis://localhost/15")  # empty
 
-`StorageContract` holds for every storage, Salmon's `MemoryStorage` included. A `KeptStorageContract` is for one that
-is there after a restart, and a `SharedStorageContract` for one that several processes may use at once.
+`StorageContract` holds for every storage, Salmon's `MemoryStorage` included; `SharedStorageContract` for one that
+locks a sender while a mail is handled, so that several processes can use it.
 """
 
-import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,7 +21,6 @@ from salmon.server import SMTPError
 KEY = "app.handlers.tickets:42"
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
-FORK = multiprocessing.get_context("fork")
 
 
 @contextmanager
@@ -104,51 +102,8 @@ class StorageContract:
         assert len(self.rows(storage)) == 80
 
 
-class KeptStorageContract(StorageContract):
-    """A storage that can be iterated, and that has `set_all`. Needs a fixture `reopen`, a function of a storage."""
-
-    def test_states_are_there_after_a_restart(self, storage, reopen):
-        storage.set(KEY, ALICE, "SUBSCRIBED")
-        assert reopen(storage).get(KEY, ALICE) == "SUBSCRIBED"
-
-    def test_rows_can_change_during_iteration(self, storage):
-        for number in range(5):
-            storage.set(KEY, f"{number}@b.example", "SUBSCRIBED")
-        seen = []
-        for _, sender, _ in storage:
-            seen.append(sender)
-            storage.set(KEY, sender, ROUTE_FIRST_STATE)
-        assert len(seen) == 5
-        assert self.rows(storage) == []
-
-    def test_set_all_takes_a_long_stream(self, storage):
-        rows = [(KEY, f"{number:04}@b.example", "SUBSCRIBED") for number in range(1100)]
-        storage.set_all(iter(rows))
-        assert sorted(storage) == rows
-
-    def test_set_all_stores_all_rows_or_none(self, storage):
-        def changes():
-            yield KEY, ALICE, "SUBSCRIBED"
-            for number in range(1100):
-                yield KEY, f"{number}@b.example", "SUBSCRIBED"
-            raise ZeroDivisionError
-
-        storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
-        with pytest.raises(ZeroDivisionError):
-            storage.set_all(changes())
-        assert sorted(storage) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
-
-    def test_the_last_row_of_a_sender_counts_in_set_all(self, storage):
-        storage.set_all([(KEY, ALICE, "START"), (KEY, ALICE, "ONE"), (KEY, BOB, "ONE"), (KEY, BOB, "START")])
-        storage.set_all([])
-        assert list(storage) == [(KEY, ALICE, "ONE")]
-
-
-class SharedStorageContract(KeptStorageContract):
-    """A storage that locks senders among processes. Needs a fixture `other`: one more storage on the same states.
-
-    The other one waits for a lock as briefly as it can.
-    """
+class SharedStorageContract(StorageContract):
+    """`conversation`. Needs a fixture `other`: one more storage on the same states, which waits briefly for a lock."""
 
     def test_a_sender_has_one_conversation_at_a_time(self, storage, other):
         with storage.conversation(ALICE):
@@ -156,20 +111,6 @@ class SharedStorageContract(KeptStorageContract):
             with refused(451):
                 in_thread(locked_get, other, ALICE)
         assert in_thread(locked_get, other, ALICE) == "CONFIRMING"
-
-    def test_a_sender_has_one_conversation_at_a_time_among_processes(self, storage, other):
-        def child():
-            assert locked.wait(60)
-            with refused(451):
-                locked_get(other, ALICE)
-
-        locked = FORK.Event()
-        process = FORK.Process(target=child, daemon=True)
-        process.start()
-        with storage.conversation(ALICE):
-            locked.set()
-            process.join(60)
-        assert process.exitcode == 0
 
     def test_senders_do_not_wait_for_each_other(self, storage, other):
         with storage.conversation(ALICE):

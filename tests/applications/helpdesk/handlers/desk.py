@@ -2,7 +2,6 @@
 
 from salmon.routing import route, route_like
 
-from app.mail.reply import reply
 from config import settings
 
 
@@ -33,12 +32,12 @@ def RATING(message, host):
 
 
 def pass_on(message, template, state):
-    settings.relay.deliver(message, To=settings.postmaster, From="<>")
+    message.forward(to=settings.postmaster)
     return answer(message, template, URGENT if says(message, "urgent") else state)
 
 
 def answer(message, template, state):
-    reply(message, template, From=f"help@{settings.mail_domain}")
+    message.reply(template, sender=f"help@{settings.mail_domain}")
     return state
 
 

@@ -4,7 +4,6 @@ import re
 
 from salmon.routing import route, route_like
 
-from app.mail.reply import reply
 from config import settings
 
 
@@ -27,14 +26,14 @@ def FOOD(message, host):
 def SLEEP(message, host):
     if not is_answer(message):
         return ask(message, SLEEP)
-    reply(message, "thanks.msg", From=f"survey@{settings.mail_domain}")
+    message.reply("thanks.msg", sender=f"survey@{settings.mail_domain}")
     return START
 
 
 def ask(message, question):
-    reply(message, "question.msg", From=f"survey@{settings.mail_domain}", question=question.__name__.lower())
+    message.reply("question.msg", sender=f"survey@{settings.mail_domain}", question=question.__name__.lower())
     return question
 
 
 def is_answer(message):
-    return re.match(r"\s*(yes|no)\b", message.body(), re.IGNORECASE)
+    return re.match(r"\s*(yes|no)\b", message.text, re.IGNORECASE)

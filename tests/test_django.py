@@ -206,7 +206,7 @@ def log_in(browser, url, user):
 
 def rows(browser):
     """Return sender, key and state of each row that the page shows."""
-    columns = ("sender", "key_", "state_")
+    columns = ("sender", "short_key", "state_")
     return [list(row) for row in zip(*(browser.texts(f"tbody .field-{column}") for column in columns), strict=True)]
 
 

@@ -3,6 +3,7 @@
 Subclass beside the contract of the storage; the fixtures are the same.
 """
 
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,12 +13,23 @@ from salmon.server import SMTPError
 
 from mailroom.storage.base import MailStates
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, FORK, KEY, SharedStorageContract, StorageContract, in_thread
+from mailroom.testing.contract import (
+    ALICE,
+    BOB,
+    KEY,
+    SharedStorageContract,
+    StorageContract,
+    in_thread,
+    locked_get,
+    refused,
+)
 from tests.mailroom import trial_list
 
+FORK = multiprocessing.get_context("fork")
 
-class OurStorageContract:
-    """What `mailroom.storage.base.Storage` says."""
+
+class OurStorageContract(StorageContract):
+    """What `mailroom.storage.base.Storage` says. Needs a fixture `reopen`, a function of a storage."""
 
     def test_its_repr_names_its_class(self, storage):
         assert repr(storage).startswith(f"<{type(storage).__name__} ")
@@ -36,9 +48,59 @@ class OurStorageContract:
         storage.close()
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
+    def test_states_are_there_after_a_restart(self, storage, reopen):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        assert reopen(storage).get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_rows_can_change_during_iteration(self, storage):
+        for number in range(5):
+            storage.set(KEY, f"{number}@b.example", "SUBSCRIBED")
+        seen = []
+        for _, sender, _ in storage:
+            seen.append(sender)
+            storage.set(KEY, sender, ROUTE_FIRST_STATE)
+        assert len(seen) == 5
+        assert self.rows(storage) == []
+
+    def test_set_all_takes_a_long_stream(self, storage):
+        rows = [(KEY, f"{number:04}@b.example", "SUBSCRIBED") for number in range(1100)]
+        storage.set_all(iter(rows))
+        assert sorted(storage) == rows
+
+    def test_set_all_stores_all_rows_or_none(self, storage):
+        def changes():
+            yield KEY, ALICE, "SUBSCRIBED"
+            for number in range(1100):
+                yield KEY, f"{number}@b.example", "SUBSCRIBED"
+            raise ZeroDivisionError
+
+        storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
+        with pytest.raises(ZeroDivisionError):
+            storage.set_all(changes())
+        assert sorted(storage) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
+
+    def test_the_last_row_of_a_sender_counts_in_set_all(self, storage):
+        storage.set_all([(KEY, ALICE, "START"), (KEY, ALICE, "ONE"), (KEY, BOB, "ONE"), (KEY, BOB, "START")])
+        storage.set_all([])
+        assert list(storage) == [(KEY, ALICE, "ONE")]
+
 
 class OurSharedStorageContract(OurStorageContract, SharedStorageContract):
     """What it says of those that processes share."""
+
+    def test_a_sender_has_one_conversation_at_a_time_among_processes(self, storage, other):
+        def child():
+            assert locked.wait(60)
+            with refused(451):
+                locked_get(other, ALICE)
+
+        locked = FORK.Event()
+        process = FORK.Process(target=child, daemon=True)
+        process.start()
+        with storage.conversation(ALICE):
+            locked.set()
+            process.join(60)
+        assert process.exitcode == 0
 
     def test_a_forked_process_can_use_it(self, storage):
         def child():

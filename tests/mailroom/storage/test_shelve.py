@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from mailroom.storage.shelve import ShelveStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, KeptStorageContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, refused
 from tests.mailroom.storage import ENVIRONMENT
 from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
 
 
-class TestShelveStorage(OurStorageContract, KeptStorageContract, MailStatesContract):
+class TestShelveStorage(OurStorageContract, MailStatesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         storage = ShelveStorage(tmp_path / "run" / "states")

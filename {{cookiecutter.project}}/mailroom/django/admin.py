@@ -84,7 +84,7 @@ class KeyFilter(ValueFilter):
 
 @admin.register(State)
 class StateAdmin(admin.ModelAdmin):
-    list_display = ["sender", "key_", "handler_", "state_", "changed_"]
+    list_display = ["sender", "short_key", "handler", "state_", "changed_"]
     list_filter = [StateFilter, KeyFilter]
     sortable_by = ["changed_"]
     ordering = ["-changed"]
@@ -93,7 +93,7 @@ class StateAdmin(admin.ModelAdmin):
     paginator = ShortPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    fields = readonly_fields = ["sender", "key_", "handler", "state_", "changed_"]
+    fields = readonly_fields = ["sender", "short_key", "handler", "state_", "changed_"]
     actions = ["back_to_start", "export_as_csv"]
 
     # A row is made and changed by mail; people put a sender back to the start, and nothing else.
@@ -108,14 +108,6 @@ class StateAdmin(admin.ModelAdmin):
 
     class Media:
         css = {"all": ["mail_states/states.css"]}
-
-    @admin.display(description="key")
-    def key_(self, row):
-        return row.short_key
-
-    @admin.display(description="handler")
-    def handler_(self, row):
-        return row.handler.rpartition(".")[2]
 
     @admin.display(description="state")
     def state_(self, row):

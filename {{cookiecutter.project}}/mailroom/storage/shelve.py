@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from salmon import routing
-from salmon.server import SMTPError
+from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom.storage.base import Storage, answering
 
 
 class ShelveStorage(Storage, routing.ShelveStorage):
-    """`salmon.routing.ShelveStorage`, kept from a second process and from half-open shelves.
+    """`salmon.routing.ShelveStorage`, kept from a second process, and closed after a call that failed as well.
 
     `path` is where the shelf is; how many files that makes depends on the dbm of this Python. Opening it fails
     when another process has it, and locks it until `close`.
@@ -37,21 +37,20 @@ class ShelveStorage(Storage, routing.ShelveStorage):
             pass
 
     def get(self, key, sender):
-        with self._shelf():
-            return super().get(key, sender)
+        with self._shelf() as shelf:
+            return shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE)
 
     def set(self, key, sender, state):
-        with self._shelf():
-            super().set(key, sender, state)
+        self.set_all([(key, sender, state)])
 
     def set_all(self, rows):
         rows = list(rows)  # what fails from here on is the shelf
-        with self._shelf(), shelve.open(self.database_path) as shelf:
+        with self._shelf() as shelf:
             before = {}
             try:
                 for key, sender, state in rows:
                     cell = self.key(key.encode("ascii"), sender)
-                    before.setdefault(cell, shelf.get(cell, routing.ROUTE_FIRST_STATE))
+                    before.setdefault(cell, shelf.get(cell, ROUTE_FIRST_STATE))
                     _put(shelf, cell, state)
             except BaseException:
                 for cell, state in before.items():
@@ -59,11 +58,11 @@ class ShelveStorage(Storage, routing.ShelveStorage):
                 raise
 
     def _clear(self):
-        with self._shelf():
-            routing.ShelveStorage.clear(self)
+        with self._shelf() as shelf:
+            shelf.clear()
 
     def __iter__(self):
-        with self._shelf(), shelve.open(self.database_path, flag="r") as shelf:
+        with self._shelf() as shelf:
             rows = list(shelf.items())
         for cell, state in rows:
             key, sender = ast.literal_eval(cell)
@@ -77,19 +76,12 @@ class ShelveStorage(Storage, routing.ShelveStorage):
 
     @contextmanager
     def _shelf(self):
-        # Salmon closes the shelf only after a call that went well; gdbm then refuses the next one.
-        with self.lock, answering(Exception):  # a damaged pickle may raise anything
-            self.states = {}
-            try:
-                self._open()
-                if not dbm.whichdb(self.database_path):
-                    raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")
-                yield
-            except UnicodeEncodeError as error:
-                raise SMTPError(554, "5.3.0 A shelf holds ASCII keys only") from error
-            finally:
-                if isinstance(self.states, shelve.Shelf):
-                    self.states.close()
+        with self.lock, answering(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
+            self._open()
+            if not dbm.whichdb(self.database_path):
+                raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")
+            with shelve.open(self.database_path) as shelf:
+                yield shelf
 
     def _open(self):
         if self._lock_file is None:
@@ -109,7 +101,7 @@ class ShelveStorage(Storage, routing.ShelveStorage):
 
 
 def _put(shelf, cell, state):
-    if state == routing.ROUTE_FIRST_STATE:
+    if state == ROUTE_FIRST_STATE:
         shelf.pop(cell, None)
     else:
         shelf[cell] = state

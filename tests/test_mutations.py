@@ -1,56 +1,121 @@
-"""The tests of a generated application notice when its code is wrong."""
+"""Tests notice when code is wrong: those of a generated application its owner's, those of the package the package's."""
+
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from tests.application import Application
+from tests.baking import APPLICATION, TEMPLATE, without_pytest
+
+HANDLERS = "app/handlers/subscription.py"
+STORAGE = "SQLiteStorage(settings.state_database, protected=True)"
+STICKY = """
+class Sticky(MemoryStorage):
+    def clear(self):
+        pass
+
+
+Router.STATE_STORE = Sticky()
+"""
 
 
 @pytest.mark.parametrize(
     "tests, path, right, wrong",
     [
-        ("handlers", "app/handlers/subscription.py", "        return SUBSCRIBED", "        return CONFIRMING"),
+        ("test_subscription.py", HANDLERS, "        return SUBSCRIBED", "        return CONFIRMING"),
         (
-            "handlers",
-            "app/handlers/subscription.py",
-            'answer(message, "goodbye.msg", list_name)\n        return START',
+            "test_subscription.py",
+            HANDLERS,
+            'answer(message, "goodbye", list_name)\n        return START',
             "return START",
         ),
-        ("handlers", "app/handlers/subscription.py", "{module_name}:{ADDRESS.match(message.To)[1]}", "{module_name}"),
-        ("mail", "app/mail/receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
-        ("handlers", "app/mail/delivery.py", "550, ", "450, "),
-        ("mail", "app/mail/receiver.py", 'return "451 4.3.0 The mail could', 'return None and "'),
-        ("mail", "app/model/mail_states.py", "mail.set[key, sender] = state", "self.storage.set(key, sender, state)"),
-        ("mail", "config/routes.py", "host=re.escape(settings.mail_domain)", "host=settings.mail_domain"),
-        ("model", "app/model/state_storage.py", "if value is None", "if not value"),
-        ("mail", "app/mail/manners.py", '("bulk", "list", "junk", "auto', '("bulk", "list", "auto'),
-        ("mail", "app/mail/manners.py", '== "multipart/report"', "is None"),
-        ("mail", "app/mail/delivery.py", "attached_states().changes()", "()"),
-        ("mail", "app/mail/reply.py", "replies += 1", "replies += 0"),
-        ("mail", "app/mail/relay.py", '("To", "Cc", "Bcc")', '("To", "Cc")'),
-        ("model", "app/model/state_storage.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
-        ("model", "app/model/tokens.py", "and now < expiry", "or now < expiry"),
         (
-            "model",
-            "app/model/state_storage.py",
-            "SQLiteStorage(settings.state_database, protected=True)",
-            "SQLiteStorage('elsewhere')",
+            "test_subscription.py",
+            HANDLERS,
+            "{module}:{re.match(f'({LISTS})({REQUESTS})@', message.To)[1]}",
+            "{module}",
         ),
-        ("mail", "config/testing.py", "MailStates(MemoryStorage())", "MailStates(_Sticky())"),
+        ("conversations", HANDLERS, 'answer(message, "goodbye", list_name)', "pass"),
+        ("test_postmaster.py", "app/handlers/postmaster.py", "@stateless\n", ""),
+        ("test_boot.py", "config/boot.py", STORAGE, 'SQLiteStorage("elsewhere", protected=True)'),
+        ("test_boot.py", "config/boot.py", STORAGE, "type(Router.STATE_STORE)()"),  # MemoryStorage
+        ("test_boot.py", "config/boot.py", STORAGE, "SQLiteStorage(settings.state_database)"),
+        ("test_boot.py", "config/testing.py", "\nRouter.STATE_STORE = MemoryStorage()\n", STICKY),
+        ("test_boot.py", "tests/conftest.py", 'pytest_plugins = ["mailroom.testing.plugin"]', ""),
+        ("test_subscription.py", "config/testing.py", "\nRouter.STATE_STORE = MemoryStorage()\n", STICKY),
     ],
 )
-def test_its_own_tests_fail_when_its_code_is_wrong(bake, tests, path, right, wrong):
+def test_tests_of_an_application_notice_a_fault_of_its_owner(bake, tests, path, right, wrong):
     application = Application(bake())
-    source = application.folder / path
-    text = source.read_text()
-    assert right in text
-    if "_Sticky" in wrong:
-        text = text.replace(
-            "\nRouter.STATE",
-            "\n\nclass _Sticky(MemoryStorage):\n    def clear(self):\n        pass\n\n\nRouter.STATE",
-            1,
-        )
-    source.write_text(text.replace(right, wrong))
+    plant(application.folder / path, right, wrong)
 
     result = application.run("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}")
 
     assert result.returncode == 1, result.stdout
+
+
+PACKAGE = [
+    ("test_receiver.py", "receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
+    ("test_receiver.py", "receiver.py", 'return "451 4.3.0 The mail could', 'return None and "'),
+    ("test_room.py", "room.py", "SMTPError(550, ", "SMTPError(450, "),
+    ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),
+    ("test_room.py", "room.py", "states.changes()", "()"),
+    ("test_room.py", "storage/base.py", "mail.set[key, sender] = state", "self.storage.set(key, sender, state)"),
+    ("test_room.py", "loops.py", '("bulk", "list", "junk", "auto', '("bulk", "list", "auto'),
+    ("test_room.py", "loops.py", '== "multipart/report"', "is None"),
+    ("test_reply.py", "reply.py", "replies += 1", "replies += 0"),
+    ("test_relay.py", "relay.py", '("To", "Cc", "Bcc")', '("To", "Cc")'),
+    ("test_signing.py", "signing.py", "and now < expiry", "or now < expiry"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "if value is None", "if not value"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
+    ("testing/test_plugin.py", "testing/plugin.py", "    Router.clear_states()\n", ""),
+    ("testing/test_transcript.py", "testing/transcript.py", "if sent or (", "if ("),
+    ("testing/test_helpers.py", "testing/__init__.py", "assert actual == state.__name__,", "assert actual,"),
+]
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The folder of a copy of the package and its tests."""
+    for folder in (APPLICATION / "mailroom", TEMPLATE / "tests"):
+        shutil.copytree(folder, tmp_path / folder.relative_to(TEMPLATE))
+    for name in ("cookiecutter.json", "pyproject.toml"):
+        shutil.copy(TEMPLATE / name, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("tests, path, right, wrong", PACKAGE, ids=[f"{path}-{wrong}" for _, path, _, wrong in PACKAGE])
+def test_tests_of_the_package_notice_a_fault_in_it(package, tests, path, right, wrong):
+    plant(package / APPLICATION.name / "mailroom" / path, right, wrong)
+
+    result = run(package, tests)
+
+    assert result.returncode == 1, result.stdout
+
+
+def test_tests_of_the_package_pass_in_a_copy_without_a_fault(package):
+    result = run(package, *dict.fromkeys(tests for tests, *_ in PACKAGE))
+
+    assert result.returncode == 0, result.stdout
+
+
+def run(package, *tests):
+    """Run tests of the package in the copy at `package`; return the `CompletedProcess`."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [*command, *(f"tests/mailroom/{name}" for name in tests)],
+        cwd=package,
+        env=without_pytest(os.environ),
+        capture_output=True,
+        text=True,
+    )
+
+
+def plant(source, right, wrong):
+    """Write `wrong` where `right` stands in a file, which must have it."""
+    text = source.read_text()
+    assert right in text
+    source.write_text(text.replace(right, wrong))

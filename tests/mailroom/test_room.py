@@ -137,3 +137,10 @@ def test_mail_to_other_domains_is_not_routed(room):
     assert not room.is_routed(f"news@{room.domain}.evil.example")
     similar = room.domain.replace(".", "-")
     assert similar == room.domain or not room.is_routed(f"news@{similar}")
+
+
+def test_domain_in_a_route_is_taken_literally(room):
+    route("other@(host)")(lambda message, host: None)
+
+    assert room.is_routed("other@example.com")
+    assert not room.is_routed("other@example-com")

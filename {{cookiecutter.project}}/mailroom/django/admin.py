@@ -3,15 +3,10 @@
 Nothing is counted or sorted in full: counts stop at `MAX_COUNTED`, and what is shown comes by an index.
 """
 
-import csv
-from itertools import chain
-from types import SimpleNamespace
-
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db import router, transaction
 from django.db.models import Count
-from django.http import StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -49,11 +44,6 @@ class ShortPaginator(Paginator):
 def is_lost(state, key=None):
     """Return whether no handler has the state: mail of its senders is refused. Only a process with routes can tell."""
     return bool(Router.ORDER) and not handlers.has_handler(key, state)
-
-
-def plain(text):
-    """Return `text` so that no spreadsheet takes it for a formula; a sender is whatever a stranger has sent."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 class ValueFilter(admin.SimpleListFilter):
@@ -94,7 +84,7 @@ class StateAdmin(admin.ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     fields = readonly_fields = ["sender", "short_key", "handler", "state_", "changed_"]
-    actions = ["back_to_start", "export_as_csv"]
+    actions = ["back_to_start"]
 
     # A row is made and changed by mail; people put a sender back to the start, and nothing else.
     def has_add_permission(self, request):
@@ -166,21 +156,6 @@ class StateAdmin(admin.ModelAdmin):
                 "action_checkbox_name": admin.helpers.ACTION_CHECKBOX_NAME,
             }
             return TemplateResponse(request, "admin/mail_states/state/back_to_start.html", context)
-
-    @admin.action(description="Export as CSV", permissions=["view"])
-    def export_as_csv(self, request, rows):
-        """Answer with a file for spreadsheets, which is sent while it is read."""
-        writer = csv.writer(SimpleNamespace(write=str))  # whose writerow then returns the line
-        head = ["sender", "key", "handler", "state", "changed"]
-        lines = (
-            [*map(plain, (state.sender, state.short_key, state.handler, state.state)), state.changed.isoformat()]
-            for state in rows.iterator()
-        )
-        return StreamingHttpResponse(
-            map(writer.writerow, chain([head], lines)),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="states.csv"'},
-        )
 
     def _reset(self, request, state):
         """Return whether the row could be deleted; waits for the lock of its sender."""

@@ -142,12 +142,9 @@ class Transcript:
             raise self._differs(mail.line, result)
 
     def _compare_state(self, line, address, state, result):
-        if not address and result.after != state:
-            raise self._differs(line, result)
-        if address:
-            now = state_at(room.current().address(address), result.sender)
-            if now != state:
-                raise self._differs(line, result, [f"[{address}: {now}]"])
+        now = state_at(room.current().address(address), result.sender) if address else result.after
+        if now != state:
+            raise self._differs(line, result, [f"[{address}: {now}]"] if address else None)
 
     def _compare_reply(self, line, to, reply, result, names):
         wanted_to, first = REPLY.fullmatch(line.text).groups()

@@ -34,17 +34,3 @@ def test_server_does_not_start_over_senders_who_would_be_stuck(application, sink
     assert app.send(ALICE, confirmation["Reply-To"])[0] == 250
     (welcome,) = sink.take()
     assert welcome["Subject"] == "Welcome to news"
-
-
-def test_states_are_renamed_by_hand(application):
-    app = application()
-    for sender, state in [("a@b.example", "CONFIRMING"), ("c@d.example", "SUBSCRIBED")]:
-        app.run("python", "operate.py", "states", "set", sender, state, "--to", "news", check=True)
-
-    renamed = app.run("python", "operate.py", "states", "rename", "CONFIRMING", "SUBSCRIBED")
-    refused = app.run("python", "operate.py", "states", "rename", "SUBSCRIBED", "NOWHERE")
-
-    assert renamed.stdout == "rows changed: 1 of 1  CONFIRMING -> SUBSCRIBED\n"
-    assert refused.returncode == 1
-    assert "'NOWHERE' must be a state that a handler has" in refused.stderr
-    assert app.run("python", "operate.py", "states", "list").stdout.count("SUBSCRIBED") == 2

@@ -86,9 +86,7 @@ def test_list_for_an_address_leaves_out_states_for_other_addresses(states, stora
     assert senders(states("list", "--json", "--sender", BOB)) == [BOB, BOB]
 
 
-@pytest.mark.parametrize(
-    "command", [["list"], ["reset", ALICE], ["set", ALICE, "START"], ["rename", "CONFIRMING", "START"]]
-)
+@pytest.mark.parametrize("command", [["list"], ["reset", ALICE], ["set", ALICE, "START"]])
 @pytest.mark.parametrize("to", ["nwes", "postmaster", "news@elsewhere.example", "@"])
 def test_address_that_no_handler_keeps_a_state_for_is_refused(states, storage, command, to):
     before = list(storage)
@@ -99,9 +97,8 @@ def test_address_that_no_handler_keeps_a_state_for_is_refused(states, storage, c
     assert list(storage) == before
 
 
-@pytest.mark.parametrize("command", [["list", "--state", "NOPE"], ["rename", "NOPE", "START"]])
-def test_state_that_no_sender_is_in_is_named_with_those_that_there_are(run, states, command):
-    result = run("states", *command)
+def test_state_that_no_sender_is_in_is_named_with_those_that_there_are(run, states):
+    result = run("states", "list", "--state", "NOPE")
 
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -167,14 +164,6 @@ def test_forget_finds_a_sender_who_was_written_in_capitals(states, storage):
 
     assert "SUBSCRIBED -> START" in states("forget", "carol@x.example")
     assert storage.get(KEY, "Carol@X.example") == "START"
-
-
-def test_rename(states, storage):
-    storage.set("another.module", ALICE, "CONFIRMING")
-
-    assert states("rename", "CONFIRMING", "SUBSCRIBED") == "rows changed: 1 of 2  CONFIRMING -> SUBSCRIBED\n"
-    assert storage.get(KEY, BOB) == "SUBSCRIBED"
-    assert storage.get("another.module", ALICE) == "CONFIRMING"
 
 
 @pytest.mark.parametrize(

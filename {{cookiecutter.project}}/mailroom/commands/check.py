@@ -45,12 +45,12 @@ def check(running, as_json):
     """
     go_home()
     results = []
-    last = {"server": server} if running else {"stored states": stored_states}
-    for title, look in {**CHECKS, **last}.items():
+    for look in (*CHECKS, server if running else stored_states):
+        name = look.__name__.replace("_", " ")
         try:
-            results.append({"name": title, "ok": True, "text": look()})
+            results.append({"name": name, "ok": True, "text": look()})
         except Trouble as trouble:
-            results.append({"name": title, "ok": False, "text": str(trouble)})
+            results.append({"name": name, "ok": False, "text": str(trouble)})
             if look in (user, settings):  # the rest needs them
                 break
     well = all(result["ok"] for result in results)
@@ -99,10 +99,10 @@ def routes():
     hidden = []
     for where, functions in routed.items():
         stateful = [function for function in functions if not salmon_setting(function, "stateless")]
-        first, *others = [function.__module__ for function in stateful if function.__name__ == ROUTE_FIRST_STATE] or [
-            ""
+        starts = [function.__module__ for function in stateful if function.__name__ == ROUTE_FIRST_STATE]
+        hidden += [
+            f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail" for late in starts[1:]
         ]
-        hidden += [f"{other}.START never runs for {where}, since {first}.START takes that mail" for other in others]
     if hidden:
         raise Trouble("; ".join(hidden))
     return f"{len(Router.ORDER)}, and none hides another"
@@ -189,13 +189,4 @@ def _mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-CHECKS = {
-    "user": user,
-    "versions": versions,
-    "settings": settings,
-    "routes": routes,
-    "storage": storage,
-    "permissions": permissions,
-    "relay": relay,
-    "host name": host_name,
-}
+CHECKS = user, versions, settings, routes, storage, permissions, relay, host_name

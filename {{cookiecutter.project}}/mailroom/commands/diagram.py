@@ -12,7 +12,6 @@ from mailroom.testing.transcript import MAIL, Difference, Transcript
 
 CONVERSATIONS = "tests/conversations"
 TOKEN = re.compile(r"(?=[a-z]*\d)[a-z0-9]{10,}")
-MAX_TEXT = 40  # characters
 
 
 @click.command()
@@ -26,19 +25,21 @@ def diagram():
     python operate.py diagram > states.mmd
     """
     room = boot("config.testing").room
-    moves, reached = [], set()
+    addresses, reached = defaultdict(dict), set()
     for path in sorted(Path(CONVERSATIONS).glob("*.txt")):
         Router.clear_states()
         room.reply_limit.clear()
         try:
             for mail, result in Transcript(path.name, path.read_text("utf-8")).play():
                 if result.refusal is None:
-                    moves += [(*move, *_address_and_text(mail)) for move in result.moves]
+                    address = MAIL.fullmatch(mail.line.text)[2].partition("@")[0]
+                    for move in result.moves:
+                        addresses[move][TOKEN.sub("...", address)] = None
                     reached |= {(handler.__module__, handler.__name__) for handler in result.handlers}
         except Difference as difference:
             raise click.ClickException(str(difference)) from difference
-    click.echo(mermaid(moves))
-    reached |= {(module, after) for module, _, after, *_ in moves}
+    click.echo(mermaid(addresses))
+    reached |= {(module, after) for module, _, after in addresses}
     for module, name in handlers():
         if (module, name) not in reached:
             click.secho(f"No mail in {CONVERSATIONS}/ reaches {module}.{name}", fg="yellow", err=True)
@@ -50,54 +51,30 @@ def handlers():
     return {(handler.__module__, handler.__name__): handler for handler in found}
 
 
-def mermaid(moves):
-    """Return all handlers and the `moves`, `(module, state, next state, address, text)`, as a state diagram."""
-    lines, labels, known = ["stateDiagram-v2"], _labels(moves), handlers()
+def mermaid(addresses):
+    """Return all handlers, and the `{(module, state, next state): addresses}` of the moves, as a state diagram."""
+    lines, known = ["stateDiagram-v2"], handlers()
     for (module, name), handler in known.items():
         state = _identifier(module, name)
         stateless = salmon_setting(handler, "stateless")
         if stateless or name == ROUTE_FIRST_STATE:
-            lines.append(f"[*] --> {state} : {_plain(_route(handler))}")
+            lines.append(f"[*] --> {state} : {_route(handler)}")
         if stateless:
             lines.append(f"{state} --> [*]")
         for other_module, after in known:
-            if (module, name, after) in labels and other_module == module:
-                label = ", ".join(labels[module, name, after])
-                lines.append(f"{state} --> {_identifier(module, after)} : {_plain(label)}")
+            if (module, name, after) in addresses and other_module == module:
+                lines.append(f"{state} --> {_identifier(module, after)} : {', '.join(addresses[module, name, after])}")
     return "\n    ".join(lines)
 
 
-def _labels(moves):
-    """Return `{(module, state, next state): addresses}`; a text is added where an address leads to several states."""
-    leads_to, labels = defaultdict(set), defaultdict(dict)
-    for module, state, after, address, _ in moves:
-        leads_to[module, state, address].add(after)
-    for module, state, after, address, text in moves:
-        is_clear = not text or len(leads_to[module, state, address]) == 1
-        labels[module, state, after][address if is_clear else f"{address} '{text}'"] = None
-    return labels
-
-
-def _address_and_text(mail):
-    """Return to whom a mail of a transcript goes, without domain and tokens, and the first that it says."""
-    address = TOKEN.sub("...", MAIL.fullmatch(mail.line.text)[2].partition("@")[0])
-    text = next((line.text.strip() for line in mail.line.below if line.text.strip()), "")
-    return address, text.removeprefix("Subject: ")[:MAX_TEXT]
-
-
 def _route(handler):
-    """Return a route as it is written in the handler."""
+    """Return a route as it is written in the handler, without what Mermaid would take for an end or a tag."""
     route = salmon_setting(handler, "format")[1:-1]
     for name, pattern in salmon_setting(handler, "captures").items():
         route = route.replace(f"(?P<{name}>{pattern})", f"({name})")
-    return route
+    return route.replace(";", ",").replace("<", "\u2039")
 
 
 def _identifier(module, name):
     alone = [other for _, other in handlers()].count(name) == 1
     return name if alone else f"{module.rpartition('.')[2]}_{name}"
-
-
-def _plain(label):
-    """Return a label without what Mermaid would take for an end or a tag."""
-    return label.replace(";", ",").replace("<", "\u2039")

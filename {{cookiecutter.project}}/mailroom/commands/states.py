@@ -98,10 +98,14 @@ def set_(storage, sender, state, to):
     sender = as_salmon_writes(sender)
     if "@" not in sender:
         raise click.ClickException(f"SENDER {sender!r} must be an address; for example alice@people.example")
-    modules = modules_with(state, to)
-    if to is None and len(modules) > 1:
-        raise no_such_address(to, modules)
-    key = key_at(modules[0], sender, to)
+    modules, known = modules_at(to), states_by_module()
+    fitting = [module for module in modules if state in known[module]]
+    if not fitting:
+        there = "; ".join(f"{', '.join(known[module])} in {module}" for module in modules)
+        raise click.ClickException(f"STATE {state!r} must be a state that a handler has: {there}; for example START")
+    if to is None and len(fitting) > 1:
+        raise no_such_address(to, fitting)
+    key = key_at(fitting[0], sender, to)
     with storage.conversation(sender):
         before = storage.get(key, sender)
         storage.set(key, sender, state)
@@ -120,29 +124,6 @@ def reset(storage, senders, to):
     """
     for sender in senders:
         put_to_start(storage, sender, to)
-
-
-@states.command()
-@click.argument("old")
-@click.argument("new")
-@at_address
-@with_states
-def rename(storage, old, new, to):
-    """Put all senders who are in the state OLD into NEW, each between two of their mails.
-
-    The setting renamed_states does the same when the server starts, all at once.
-
-    \b
-    python operate.py states rename CONFIRMING ASKED
-    """
-    modules_with(new, to)
-    found, changed = list(rows_in(storage, old, to)), 0
-    for key, sender, _ in found:
-        with storage.conversation(sender):
-            if storage.get(key, sender) == old and has_handler(key, new):
-                storage.set(key, sender, new)
-                changed += 1
-    click.echo(f"rows changed: {changed} of {len(found)}  {old} -> {new}")
 
 
 @states.command()
@@ -183,7 +164,7 @@ def rows_of(storage, sender, to=None):
     return list(rows_in(storage, None, to, lambda address: address.lower() in spellings))
 
 
-def rows_in(storage, state, to, is_wanted=lambda sender: True):
+def rows_in(storage, state, to, is_wanted):
     """Yield the rows of the senders that are wanted, in a state and for mail to an address unless these are None.
 
     Refuses a state that no row has, and an address that no handler takes.
@@ -209,13 +190,3 @@ def put_to_start(storage, sender, to=None):
         click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
     if not removed:
         click.echo(f"{shown(as_salmon_writes(sender))} is in START already")
-
-
-def modules_with(state, to):
-    """Return the modules of handlers that have `state`, for mail to the address `to` where that is given."""
-    modules, known = modules_at(to), states_by_module()
-    found = [module for module in modules if state in known[module]]
-    if not found:
-        there = "; ".join(f"{', '.join(known[module])} in {module}" for module in modules)
-        raise click.ClickException(f"STATE {state!r} must be a state that a handler has: {there}; for example START")
-    return found

@@ -15,8 +15,8 @@ def tighten_umask():
     if umask != 0:
         os.umask(umask)
         return
-    compiled = {Path(path).parent for module in list(sys.modules.values()) if (path := _compiled(module))}
-    for folder in compiled:
+    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+    for folder in {Path(spec.cached).parent for spec in specs if getattr(spec, "cached", None)}:
         try:
             if folder.stat().st_mode & 0o022:
                 folder.chmod(0o700)
@@ -38,7 +38,3 @@ def make_private(folder):
             f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application,"
             " for example by `sudo -u OWNER` before the command"
         )
-
-
-def _compiled(module):
-    return getattr(getattr(module, "__spec__", None), "cached", None)

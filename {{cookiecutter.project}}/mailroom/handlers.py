@@ -71,7 +71,7 @@ def rename(storage, renames):
 def changes(storage, renames):
     """Return the `(key, sender, state)` rows that `rename` sets; arguments and errors are the same."""
     rows, lost, moved = [], Counter(), set()
-    for key, sender, state in _walk(storage):
+    for key, sender, state in storage:
         if has_handler(key, state):
             continue
         new_key, new_state = _follow(key, state, renames)
@@ -90,13 +90,6 @@ def changes(storage, renames):
             f"no handler has the states of these senders: {numbers}; for example renamed_states = {example}"
         )
     return rows
-
-
-def _walk(storage):
-    try:
-        return iter(storage)
-    except TypeError:  # Salmon's MemoryStorage, which is empty at the start
-        return ()
 
 
 def _follow(key, state, renames):

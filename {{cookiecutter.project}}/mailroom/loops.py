@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 
 HOUR = 3600
 HEADERS = ("list-", "x-autoreply", "x-autorespond")
@@ -35,15 +35,10 @@ def is_from_machine(message):
 
 def _words(message, name):
     """Return the values of all headers `name` without comments and parameters, in small letters."""
-    values = message.base.mime_part.get_all(name, ())
-    return [_without_comments(str(value)).partition(";")[0].strip().lower() for value in values]
-
-
-def _without_comments(text):
-    """Return `text` without comments (RFC 5322, section 3.2.2), nested ten deep at most."""
-    for _ in range(10):
-        text = COMMENT.sub("", text)
-    return text
+    values = [str(value) for value in message.base.mime_part.get_all(name, ())]
+    for _ in range(10):  # comments in comments (RFC 5322, section 3.2.2)
+        values = [COMMENT.sub("", value) for value in values]
+    return [value.partition(";")[0].strip().lower() for value in values]
 
 
 class ReplyLimit:
@@ -52,31 +47,24 @@ class ReplyLimit:
     def __init__(self, replies_per_hour, clock=time.monotonic):
         self.replies_per_hour = replies_per_hour
         self.clock = clock
-        self._sent = {}
-        self._next_sweep = clock() + HOUR
+        self._sent = deque()  # when and to whom, for each reply of the last hour
+        self._numbers = Counter()
 
     def is_reached(self, address):
         """Return whether `address` has had `replies_per_hour` replies in the last hour."""
-        return len(self._recent(address)) >= self.replies_per_hour
+        while self._sent and self._sent[0][0] <= self.clock() - HOUR:
+            _, answered = self._sent.popleft()
+            self._numbers[answered] -= 1
+            if not self._numbers[answered]:
+                del self._numbers[answered]
+        return self._numbers[address] >= self.replies_per_hour
 
     def count(self, address, replies):
         """Count that many `replies` to `address`."""
-        now = self.clock()
-        if replies:
-            self._sent.setdefault(address, deque()).extend([now] * replies)
-        if now > self._next_sweep:
-            self._next_sweep = now + HOUR
-            for address in list(self._sent):
-                self._recent(address)
+        self._sent.extend([(self.clock(), address)] * replies)
+        self._numbers.update([address] * replies)
 
     def clear(self):
         """Forget all that was counted."""
         self._sent.clear()
-
-    def _recent(self, address):
-        sent = self._sent.get(address, ())
-        while sent and sent[0] <= self.clock() - HOUR:
-            sent.popleft()
-        if not sent:
-            self._sent.pop(address, None)
-        return sent
+        self._numbers.clear()

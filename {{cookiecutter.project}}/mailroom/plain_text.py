@@ -32,10 +32,7 @@ def plain_text(headers, text):
 
 def one_line(text):
     """Return `text` fit for a header: no line ends, no other control characters, no lone surrogates."""
-    text = without_surrogates(text)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())
+    return " ".join("".join(c if c.isprintable() else " " for c in without_surrogates(text)).split())
 
 
 def without_surrogates(text):

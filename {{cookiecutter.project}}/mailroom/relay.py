@@ -8,7 +8,7 @@ import re
 import smtplib
 import ssl
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from email.message import Message
@@ -105,10 +105,8 @@ class Relay(server.Relay):
         """Say goodbye to the relay, and do not wait for an answer."""
         with self._one_mail:
             if self._connection is not None:
-                try:
+                with suppress(smtplib.SMTPException):
                     self._connection.putcmd("QUIT")
-                except smtplib.SMTPException:
-                    pass
             self._forget()
 
     def _offer(self, envelope):

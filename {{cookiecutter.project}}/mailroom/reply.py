@@ -28,13 +28,16 @@ def make_reply(message, template, sender, reply_to, variables):
     subject, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:
         raise ValueError(f"{template} has no empty line between its subject and its text")
+    subject = one_line(subject)
+    if not subject.isascii() or len(subject) > MAX_LINE:
+        subject = Header(subject, "utf-8", header_name="Subject")  # encoded as RFC 2047 asks
     message.replies += 1
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
     headers = {
         "From": _mailbox(sender),
         "To": message.envelope_sender,
         "Reply-To": reply_to and _mailbox(reply_to),
-        "Subject": _subject(one_line(subject)),
+        "Subject": subject,
         "Date": formatdate(),
         "Message-ID": _message_id(message, template),
         "Auto-Submitted": "auto-replied",
@@ -63,13 +66,6 @@ def _thread(message):
     while sum(map(len, thread)) + len(thread) > MAX_REFERENCES_OCTETS:
         del thread[0]
     return thread
-
-
-def _subject(text):
-    """Return a subject, encoded as RFC 2047 asks where it must be."""
-    if text.isascii() and len(text) <= MAX_LINE:
-        return text
-    return Header(text, "utf-8", header_name="Subject")
 
 
 def _mailbox(text):

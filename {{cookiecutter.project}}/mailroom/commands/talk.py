@@ -13,6 +13,7 @@ from salmon.routing import Router, StateStorage
 
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot
+from mailroom.plain_text import one_line
 from mailroom.room import current
 from mailroom.testing import Outbox
 from mailroom.testing.exchange import envelope_sender, exchange, make_mail
@@ -62,7 +63,13 @@ def talk(demo, script, eml, sender, recipient, record, states):
     if record and played:
         raise click.UsageError("--record writes down what is typed; leave out --demo, --script and --eml")
     sys.stdout.reconfigure(errors="replace")
-    boot_with(states)
+    if states == "none":
+        boot("config.testing")
+    else:
+        settings = boot()
+        settings.relay = settings.room.relay = Outbox()
+        if states == "copy":
+            Router.STATE_STORE = Copy(settings.room.storage.storage)
     try:
         if eml:
             send(eml, sender, recipient)
@@ -72,17 +79,6 @@ def talk(demo, script, eml, sender, recipient, record, states):
             converse(sender, recipient, record)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-
-
-def boot_with(states):
-    """Boot the application with no stored states, with a copy of them, or with the real ones; nothing is sent."""
-    if states == "none":
-        boot("config.testing")
-        return
-    settings = boot()
-    settings.relay = settings.room.relay = Outbox()
-    if states == "copy":
-        Router.STATE_STORE = Copy(settings.room.storage.storage)
 
 
 class Copy(StateStorage):
@@ -182,13 +178,13 @@ def show(result):
     if result.note:
         _row("" if result.refusal else "ignored", result.note)
     for to, mail in result.sent:
-        subject = click.style(_plain(mail["Subject"]), fg="yellow")
-        _row("to" if to else "reply", f"{_plain(to)}  {subject}" if to else subject)
+        subject = click.style(one_line(mail["Subject"] or ""), fg="yellow")
+        _row("to" if to else "reply", f"{one_line(to)}  {subject}" if to else subject)
         if mail["Reply-To"]:
-            click.echo(f"{INDENT}Reply-To: {_plain(mail['Reply-To'])}")
+            click.echo(f"{INDENT}Reply-To: {one_line(mail['Reply-To'])}")
         text = [line for line in text_of(mail).splitlines() if line.strip()]
         for line in text[:LINES] + (["..."] if len(text) > LINES else []):
-            click.secho(f"{INDENT}| {_plain(line)}", dim=True)
+            click.secho(f"{INDENT}| {one_line(line)}", dim=True)
 
 
 def _row(label, text):
@@ -199,11 +195,6 @@ def _place(handler):
     """Return where a handler stands, for example `app/handlers/subscription.py:35`."""
     code = inspect.unwrap(handler).__code__
     return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
-
-
-def _plain(text):
-    """Return one line for a terminal: what a mail says must not move the cursor."""
-    return "".join(character if character.isprintable() else " " for character in str(text or "").expandtabs())
 
 
 def _first_address(mail, *names):

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 
 import click
-from click.core import ParameterSource
 from salmon.server import SMTPError
 
 from mailroom.commands import shelves
@@ -33,7 +32,7 @@ def export(storage):
 
 
 @click.command("import")
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("file", type=click.File("rb"), required=False)
 @click.option("--shelve", metavar="PATH", type=click.Path(resolve_path=True), help="Read a shelf of an older Salmon.")
 @click.option("--replace", is_flag=True, help="Overwrite the states that are there.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be overwritten.")
@@ -49,10 +48,10 @@ def import_(storage, file, shelve, replace, dry_run):
     python operate.py states import < run/states.jsonl
     python operate.py states import --shelve ../old-application/run/states
     """
-    if shelve and click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT:
+    if shelve and file:
         raise click.UsageError("FILE and --shelve do not go together; for example import --shelve run/states")
     try:
-        states = read_all(shelves.rows(shelve) if shelve else rows(file))
+        states = read_all(shelves.rows(shelve) if shelve else rows(file or sys.stdin.buffer))
     except ValueError as error:
         raise click.ClickException(f"nothing was imported: {error}") from error
     same = other = 0

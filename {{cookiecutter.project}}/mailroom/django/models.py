@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from mailroom.storage.base import MAX_KEY, MAX_SENDER, MAX_STATE
+
 
 class ExactField(models.CharField):
     """A text that is compared octet by octet, and sorted so.
@@ -37,14 +39,11 @@ class StateQuerySet(models.QuerySet):
 
 
 class State(models.Model):
-    """The state of one sender under one key: a module of handlers and what its `@state_key_generator` adds.
+    """The state of one sender under one key: a module of handlers and what its `@state_key_generator` adds."""
 
-    Key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
-    """
-
-    key = ExactField(max_length=255)
-    sender = ExactField(max_length=400)
-    state = ExactField(max_length=255)
+    key = ExactField(max_length=MAX_KEY)
+    sender = ExactField(max_length=MAX_SENDER)
+    state = ExactField(max_length=MAX_STATE)
     changed = models.DateTimeField(auto_now=True)
 
     objects = StateQuerySet.as_manager()

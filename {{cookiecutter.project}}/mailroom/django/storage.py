@@ -48,20 +48,19 @@ class DjangoStorage(Storage):
             self._is_migrated = True
 
     def get(self, key, sender):
-        key, sender, _ = _checked(key, sender)
+        key, sender, _ = checked(key, sender)
         found = self._run(list, self._rows().filter(key=key, sender=sender).values_list("state", flat=True))
         return found[0] if found else ROUTE_FIRST_STATE
 
     def set(self, key, sender, state):
-        self.set_all([(key, sender, state)])
+        self._run(self._write, [checked(key, sender, state)])
 
     def set_all(self, rows):
-        rows = (_checked(*row) for row in rows)
-        first = list(islice(rows, PAGE))
-        if first:
-            with self._held(self._transaction, first):
-                while page := list(islice(rows, PAGE)):
-                    self._run(self._write, page)
+        rows = (checked(*row) for row in rows)
+        self._run(self._rows().exists)  # a connection that has gone stale is replaced now, not in the transaction
+        with self._held(transaction.atomic, self.using, False):
+            while page := list(islice(rows, PAGE)):
+                self._run(self._write, page)
 
     def _clear(self):
         self._run(self._rows().delete)
@@ -121,12 +120,6 @@ class DjangoStorage(Storage):
     def _rows(self):
         return State.objects.using(self.using)
 
-    @contextmanager
-    def _transaction(self, rows):
-        with transaction.atomic(self.using, savepoint=False):
-            self._write(rows)
-            yield
-
     def _write(self, rows):
         states = {(key, sender): state for key, sender, state in rows}  # the last one of each counts
         # In the same order everywhere, so that two of these do not wait for each other.
@@ -176,11 +169,6 @@ class DjangoStorage(Storage):
 
 def _answering():
     return answering((Error, OSError), DataError)
-
-
-def _checked(key, sender, state=ROUTE_FIRST_STATE):
-    length = {field.name: field.max_length for field in State._meta.fields}
-    return checked(key, length["key"]), checked(sender, length["sender"]), checked(state, length["state"])
 
 
 def _before_fork():

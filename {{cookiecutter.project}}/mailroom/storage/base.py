@@ -5,11 +5,13 @@ import re
 import threading
 from contextlib import contextmanager, nullcontext
 
-from salmon.routing import StateStorage
+from salmon.routing import ROUTE_FIRST_STATE, StateStorage
 from salmon.server import SMTPError
 
 UNAVAILABLE = "4.3.0 The state storage is not available"
 CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
+# In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
+MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
 # NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
 IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
@@ -57,11 +59,12 @@ def answering(failures, unfit=()):
         raise SMTPError(451, UNAVAILABLE) from error
 
 
-def checked(value, length):
-    """Return `value` when it is a text of at most `length` characters that every database can hold."""
-    if not isinstance(value, str) or len(value) > length or IMPOSSIBLE.search(value):
-        raise SMTPError(554, CANNOT_HOLD)
-    return value
+def checked(key, sender, state=ROUTE_FIRST_STATE):
+    """Return the three when they are texts that every database can hold."""
+    for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
+        if not isinstance(text, str) or len(text) > length or IMPOSSIBLE.search(text):
+            raise SMTPError(554, CANNOT_HOLD)
+    return key, sender, state
 
 
 def file_identity(path):
@@ -153,7 +156,7 @@ class MailStates(StateStorage):
         self.storage.clear()
 
     def __iter__(self):
-        return iter(self.storage)
+        return iter(self.storage if hasattr(self.storage, "__iter__") else ())  # Salmon's own begin empty
 
     def _mail(self):
         return getattr(self._here, "mail", None)

@@ -17,19 +17,16 @@ from salmon.server import SMTPError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom.settings import PASSWORD_IN_URL
-from mailroom.storage.base import UNAVAILABLE, Storage, answering, checked
+from mailroom.storage.base import MAX_KEY, MAX_SENDER, MAX_STATE, UNAVAILABLE, Storage, answering, checked
 from mailroom.storage.databases import DATABASES, text
 from mailroom.storage.locks import lock_number
-
-# In characters; key and sender must fit an index together, 2704 octets in PostgreSQL, 3072 in MariaDB.
-KEY, SENDER, STATE = 255, 400, 255
 
 STATES = sqlalchemy.Table(
     "states",
     sqlalchemy.MetaData(),
-    sqlalchemy.Column("key", text(KEY), primary_key=True),
-    sqlalchemy.Column("sender", text(SENDER), primary_key=True),
-    sqlalchemy.Column("state", text(STATE), nullable=False),
+    sqlalchemy.Column("key", text(MAX_KEY), primary_key=True),
+    sqlalchemy.Column("sender", text(MAX_SENDER), primary_key=True),
+    sqlalchemy.Column("state", text(MAX_STATE), nullable=False),
 )
 key, sender = sqlalchemy.bindparam("key"), sqlalchemy.bindparam("sender")
 ROW = sqlalchemy.and_(STATES.c.key == key, STATES.c.sender == sender)
@@ -73,7 +70,7 @@ class SQLAlchemyStorage(Storage):
                 self._connect()
 
     def get(self, key, sender):
-        rows = self._run(self._execute, "select", _cell(key, sender))
+        rows = self._run(self._execute, "select", checked(key, sender)[:2])
         return rows[0][0] if rows else ROUTE_FIRST_STATE
 
     def set(self, key, sender, state):
@@ -97,9 +94,9 @@ class SQLAlchemyStorage(Storage):
 
     @contextmanager
     def conversation(self, sender):
-        number = lock_number(checked(sender, SENDER))
+        number = lock_number(checked("", sender)[1])
         with self._transaction():
-            self._run(self._lock, number)
+            self._run(lambda connection: self._database.lock(connection.cursor(), number, self.timeouts[-1]))
             yield
 
     def close(self):
@@ -141,9 +138,6 @@ class SQLAlchemyStorage(Storage):
     def _execute_all(self, connection, changes):
         for statement, some in groupby(changes, key=itemgetter(0)):
             connection.cursor().executemany(self._sql[statement], [parameters for _, parameters in some])
-
-    def _lock(self, connection, number):
-        self._database.lock(connection.cursor(), number, self.timeouts[-1])
 
     @contextmanager
     def _transaction(self):
@@ -230,14 +224,11 @@ def _parsed(url):
     raise ValueError("it must begin with postgresql:// (psycopg 3), mariadb:// (PyMySQL) or sqlite:///")
 
 
-def _cell(key, sender):
-    return checked(key, KEY), checked(sender, SENDER)
-
-
-def _change(key, sender, state):
+def _change(*row):
+    key, sender, state = checked(*row)
     if state == ROUTE_FIRST_STATE:
-        return "delete", _cell(key, sender)
-    return "upsert", (*_cell(key, sender), checked(state, STATE))
+        return "delete", (key, sender)
+    return "upsert", (key, sender, state)
 
 
 def _after_fork_in_child():

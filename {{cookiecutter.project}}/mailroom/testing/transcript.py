@@ -69,8 +69,7 @@ class Transcript:
         """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold."""
         names = {"domain": room.current().domain}
         for mail in self.mails:
-            sender, recipient = self._addresses(mail.line, names)
-            result = exchange(sender, recipient, self._made_mail(mail.line, sender, recipient, names))
+            result = exchange(*self._written(mail.line, names))
             yield mail, result
             self._compare(mail, result, names)
 
@@ -95,19 +94,18 @@ class Transcript:
             self.mails[-1].expected.append(line)
             self._open = line if REPLY.fullmatch(line.text) else None
 
-    def _addresses(self, line, names):
+    def _written(self, line, names):
+        """Return sender, recipient and octets of the mail that begins in a line."""
         sender, recipient = (_fill(part, names) for part in MAIL.fullmatch(line.text).groups())
         unknown = NAME.search(sender + recipient)
         if unknown:
             raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
-        return envelope_sender(sender), room.current().address(recipient)
-
-    def _made_mail(self, line, sender, recipient, names):
+        sender, recipient = envelope_sender(sender), room.current().address(recipient)
         headers, text = self._headers_and_text(line.below)
         headers = [(name, _fill(value, names)) for _, name, value in headers]
         text = textwrap.dedent("\n".join(part.text for part in text)).strip("\n") or "Hello."
         try:
-            return make_mail(sender, recipient, headers, _fill(text, names) + "\n")
+            return sender, recipient, make_mail(sender, recipient, headers, _fill(text, names) + "\n")
         except ValueError as error:
             raise self._broken(line, f"makes no mail: {error}") from error
 
@@ -129,7 +127,10 @@ class Transcript:
         for line in mail.expected:
             state = STATE.fullmatch(line.text)
             if state:
-                self._compare_state(line, *state.groups(), result)
+                address, wanted = state.groups()
+                now = state_at(room.current().address(address), result.sender) if address else result.after
+                if now != wanted:
+                    raise self._differs(line, result, [f"[{address}: {now}]"] if address else None)
             elif REFUSAL.fullmatch(line.text):
                 refused = True
                 if not (result.refusal or "250").startswith(line.text):
@@ -140,11 +141,6 @@ class Transcript:
                 raise self._differs(line, result)
         if sent or (result.refusal and not refused):
             raise self._differs(mail.line, result)
-
-    def _compare_state(self, line, address, state, result):
-        now = state_at(room.current().address(address), result.sender) if address else result.after
-        if now != state:
-            raise self._differs(line, result, [f"[{address}: {now}]"] if address else None)
 
     def _compare_reply(self, line, to, reply, result, names):
         wanted_to, first = REPLY.fullmatch(line.text).groups()

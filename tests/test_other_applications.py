@@ -19,23 +19,23 @@ END_STATES = {"helpdesk": [], "survey": [], "lunch": ["COMES", "DECLINED"]}
 MOVES = {
     "helpdesk": [
         "    START --> ASKED : help",
-        "    ASKED --> URGENT : help 'Urgent: the curtains, too'",
-        "    ASKED --> RATING : help 'Solved by rain'",
+        "    ASKED --> URGENT : help",
+        "    ASKED --> RATING : help",
         "    URGENT --> RATING : help",
-        "    RATING --> START : help '5 of 5'",
-        "    RATING --> ASKED : help 'It smokes again'",
+        "    RATING --> START : help",
+        "    RATING --> ASKED : help",
     ],
     "survey": [
         "    START --> WEATHER : survey",
         "    WEATHER --> FOOD : survey",
-        "    FOOD --> FOOD : survey 'It depends.'",
-        "    FOOD --> SLEEP : survey 'no'",
+        "    FOOD --> FOOD : survey",
+        "    FOOD --> SLEEP : survey",
         "    SLEEP --> START : survey",
     ],
     "lunch": [
         "    START --> ASKED : lunch",
-        "    ASKED --> ASKED : lunch 'Perhaps.'",
-        "    ASKED --> COMES : {lunch}, lunch 'yes'",
+        "    ASKED --> ASKED : lunch",
+        "    ASKED --> COMES : {lunch}, lunch",
         "    COMES --> DECLINED : lunch",
     ],
 }

@@ -1,8 +1,10 @@
 """The pytest plugin clears everything before each test, and collects transcripts as tests."""
 
+import re
+
 import pytest
 
-from tests.baking import TEMPLATE
+from tests.baking import APPLICATION, TEMPLATE
 
 pytest_plugins = ["pytester"]
 CONFTEST = """
@@ -61,67 +63,61 @@ def alice():
 def test_fixtures_come_after(alice):
     assert_in_state(CONFIRMING, "alice@people.example", "news")
 """
-JOIN = (
-    "# Alice joins.\n\nalice@people.example -> news-subscribe\n<- Subject: Please confirm your subscription to news\n"
-)
+JOIN = b"""
+alice@people.example -> news-subscribe
+<- Subject: Please confirm your subscription to news
+"""
 
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """A function: run pytest in a folder of its own, and return its `RunResult`."""
-    monkeypatch.setenv("PYTHONPATH", f"{TEMPLATE}:{TEMPLATE / '{{cookiecutter.project}}'}")
+    """A function: run pytest with these files in `tests/`, and return its `RunResult`."""
+    monkeypatch.setenv("PYTHONPATH", f"{TEMPLATE}:{APPLICATION}")
     pytester.makeini("[pytest]\ntestpaths = tests\n")
-    conversations = pytester.mkdir("tests") / "conversations"
-    conversations.mkdir()
-    (conversations.parent / "conftest.py").write_text(CONFTEST)
 
-    def run(*arguments, tests="", **transcripts):
-        (conversations.parent / "test_clearing.py").write_text(tests)
-        for name, text in transcripts.items():
-            (conversations / f"{name}.txt").write_text(text)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+    def run(files):
+        for name, octets in {"conftest.py": CONFTEST.encode(), **files}.items():
+            path = pytester.path / "tests" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(octets)
+        return pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider")
 
     return run
 
 
-def test_everything_is_cleared_before_every_test_without_asking(run):
-    run("-v", tests=TESTS, first=JOIN, second=f"{JOIN}[CONFIRMING]\n").assert_outcomes(passed=9)
+def test_everything_is_cleared_before_every_test_and_before_every_transcript(run):
+    result = run(
+        {
+            "test_clearing.py": TESTS.encode(),
+            "conversations/joins.txt": JOIN,
+            "conversations/joins_again.txt": JOIN + b"[CONFIRMING]\n",
+            "notes.txt": b"This is no transcript.\n",
+            "conversations/notes.md": b"Nor is this.\n",
+        }
+    )
 
-
-def test_transcript_is_a_test_with_its_name(run, pytester):
-    (pytester.path / "notes.txt").write_text("These are no transcript.\n")
-    (pytester.path / "tests" / "notes.txt").write_text("Nor are these.\n")
-
-    result = run("-v", joins=JOIN)
-
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=9)
     result.stdout.fnmatch_lines(["tests/conversations/joins.txt::goes_as_written PASSED*"])
 
 
-def test_difference_is_shown_without_a_traceback(run):
-    result = run(joins=f"{JOIN}[SUBSCRIBED]\n", nonsense="nonsense\n")
-
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(
-        [
-            "*joins.txt goes as written*",
-            "joins.txt, line 5 does not hold:",
-            "    [[]SUBSCRIBED[]]",
-            "This came instead:",
-            "    [[]CONFIRMING[]]",
-            "*nonsense.txt goes as written*",
-            "nonsense.txt, line 1: 'nonsense' is none of: *",
-        ]
+def test_difference_is_shown_without_a_traceback_and_any_other_error_with_it(run):
+    result = run(
+        {
+            "conversations/joins.txt": JOIN + b"[SUBSCRIBED]\n",
+            "conversations/latin.txt": b"# caf\xe9\n",
+            "conversations/nonsense.txt": b"nonsense\n",
+        }
     )
-    result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*transcript.py*")
 
-
-def test_failure_of_the_plugin_itself_has_its_traceback(run, pytester):
-    run()  # makes the folders
-    (pytester.path / "tests" / "conversations" / "latin.txt").write_bytes(b"# caf\xe9\n")
-
-    result = run()
-
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*UnicodeDecodeError*"])
+    result.assert_outcomes(failed=3)
+    text = result.stdout.str()
+    joins, latin, nonsense = re.split(r"_+ \w+\.txt goes as written _+\n", text.partition("= short test summary")[0])[
+        1:
+    ]
+    assert joins.startswith(
+        "joins.txt, line 4 does not hold:\n\n    [SUBSCRIBED]\n\nThis came instead:\n\n"
+        "    <- Subject: Please confirm your subscription to news\n"
+    )
+    assert nonsense.startswith("nonsense.txt, line 1: 'nonsense' is none of: ")
+    assert ".py" not in joins and ".py" not in nonsense
+    assert "plugin.py" in latin and "UnicodeDecodeError" in latin

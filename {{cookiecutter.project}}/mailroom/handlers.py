@@ -17,10 +17,8 @@ def states_by_module():
     for _, functions in Router.REGISTERED.values():
         for function in functions:
             if not salmon_setting(function, "stateless"):
-                names = found.setdefault(function.__module__, [])
-                if function.__name__ not in names:
-                    names.append(function.__name__)
-    return found
+                found.setdefault(function.__module__, {})[function.__name__] = None
+    return {module: list(names) for module, names in found.items()}
 
 
 def has_handler(key, state):

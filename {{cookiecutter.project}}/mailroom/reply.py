@@ -3,8 +3,7 @@
 import hashlib
 import re
 from email.header import Header
-from email.message import Message
-from email.utils import formataddr, formatdate, make_msgid, parseaddr
+from email.utils import formataddr, formatdate, parseaddr
 
 from mailroom.loops import header, is_from_machine
 from mailroom.plain_text import one_line, plain_text
@@ -45,16 +44,6 @@ def make_reply(message, template, sender, reply_to, variables):
         "References": " ".join([*_thread(message), *answered]),
     }
     return plain_text(headers, text.rstrip("\n") + "\n")
-
-
-def with_usual_headers(mail, domain):
-    """Return an `email.message.Message` with Date and Message-ID, as RFC 5322, section 3.6, asks; others as they are."""
-    if isinstance(mail, Message):
-        if "Date" not in mail:
-            mail["Date"] = formatdate()
-        if "Message-ID" not in mail:
-            mail["Message-ID"] = make_msgid(domain=domain)
-    return mail
 
 
 def _thread(message):

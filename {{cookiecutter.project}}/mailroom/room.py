@@ -6,6 +6,7 @@ The order is handle, send, commit, and only then 250.
 import importlib.util
 import logging
 import re
+from email.utils import formatdate, make_msgid
 
 import jinja2
 from salmon import view
@@ -17,7 +18,6 @@ from mailroom import handlers as known
 from mailroom.files import make_private
 from mailroom.loops import ReplyLimit, is_from_machine
 from mailroom.message import read
-from mailroom.reply import with_usual_headers
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
 from mailroom.storage.base import MailStates
@@ -48,11 +48,8 @@ class Mailroom:
         max_message_size=10 * 1024 * 1024,
     ):
         if not secret_key:
-            refuse(
-                "SECRET_KEY",
-                "",
-                "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints",
-            )
+            rule = "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints"
+            refuse("SECRET_KEY", "", rule)
         self.relay = relay
         self.domain = domain.lower()
         self.templates = jinja2.Environment(
@@ -140,14 +137,8 @@ class Mailroom:
                 states.check()  # before a reply leaves, again at every try
             replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
             self.reply_limit.count(message.From, len(replies))
-        LOG.info(
-            "%s mail from %r to %r, Message-ID %s, sent: %d",
-            "ignored" if message.unhandled else "handled",
-            message.From,
-            message.To,
-            message_id(data),
-            len(sent),
-        )
+        mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
+        LOG.info("%s %s, sent: %d", "ignored" if message.unhandled else "handled", mail, len(sent))
         if stateless:
             LOG.info("not answered: %s", "automated mail" if machine else "replies_per_hour is reached")
 
@@ -155,10 +146,14 @@ class Mailroom:
         """Send an `email.message.EmailMessage`, or hold it where mail is being handled.
 
         `to` is an address or several, by default those in the headers To, Cc and Bcc. `sender` is the
-        envelope sender, by default the address in From, and `<>` the null sender. Date and Message-ID are
-        added where they are missing. Raises what `Relay.deliver` raises.
+        envelope sender, by default the address in From, and `<>` the null sender. Date and Message-ID, for which
+        RFC 5322, section 3.6, asks, are added where they are missing. Raises what `Relay.deliver` raises.
         """
-        self.relay.deliver(with_usual_headers(mail, self.domain), To=to, From=sender)
+        if "Date" not in mail:
+            mail["Date"] = formatdate()
+        if "Message-ID" not in mail:
+            mail["Message-ID"] = make_msgid(domain=self.domain)
+        self.relay.deliver(mail, To=to, From=sender)
 
     def push(self, message):
         """Mark a mail that no handler took; the Router calls this as its `UNDELIVERABLE_QUEUE`."""

@@ -53,18 +53,16 @@ class Env(environs.Env):
             default = field.load_default
             if name in self._errors:
                 self._refuse(name, self._get_value(name, ""), self._errors[name][0])
-            elif self._values[name] is default and type(default) in (bool, int, str, list):
-                self._check(name, field, default)
+            if self._values[name] is not default or type(default) not in (bool, int, str, list):
+                continue
+            try:
+                value = field.deserialize(default)
+            except ValidationError as error:
+                field.load_default = None  # it is no example
+                self._refuse(name, default, next(iter(error.messages)))
+            if type(value) is type(default) and value != default:
+                refuse(name, default, f"must be written as {value!r}")
         super().seal()
-
-    def _check(self, name: str, field: fields.Field, default: Any) -> None:
-        try:
-            value = field.deserialize(default)
-        except ValidationError as error:
-            field.load_default = None  # it is no example
-            self._refuse(name, default, next(iter(error.messages)))
-        if type(value) is type(default) and value != default:
-            refuse(name, default, f"must be written as {value!r}")
 
     def _refuse(self, name: str, value: Any, message: object) -> NoReturn:
         """End the process with what marshmallow says about a value, and the default as an example."""

@@ -4,7 +4,6 @@ import json
 import os
 import smtplib
 import socket
-import stat
 import sys
 import time
 from importlib import metadata
@@ -133,11 +132,11 @@ def permissions():
     database = Path(getattr(import_settings(False), "state_database", "run/states"))
     kept = [Path(".env"), *Path("run").glob("[!.]*"), *Path("logs").glob("[!.]*")]
     for path in [*kept, *database.parent.glob(f"{database.name}*")]:
-        if path.exists() and _mode(path) & 0o077 and _mode(path.parent) & 0o077:
+        if path.exists() and path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077:
             raise Trouble(f"{path} is open to other users; chmod go= {path}")
     for name in ("app", "config", "mailroom", "operate.py", "webapp.py"):
         for path in [Path(name), *Path(name).rglob("*")]:
-            if path.exists() and _mode(path) & 0o002:
+            if path.exists() and path.stat().st_mode & 0o002:
                 raise Trouble(f"{path} can be changed by any user; chmod o-w {path}")
     return "what is kept is for its owner only, and nobody else can change the code"
 
@@ -146,13 +145,12 @@ def relay():
     """Connect to the relay and log in, as a reply would."""
     relay = current().relay
     relay.timeout = TIMEOUT
+    place = f"{relay.hostname}:{relay.port}"
     try:
         relay.configure_relay(relay.hostname).quit()
     except (OSError, smtplib.SMTPException) as error:
-        raise Trouble(
-            f"{relay.hostname}:{relay.port} does not take mail: {error}; see RELAY_HOST and RELAY_PORT"
-        ) from error
-    return f"{relay.hostname}:{relay.port} takes mail"
+        raise Trouble(f"{place} does not take mail: {error}; see RELAY_HOST and RELAY_PORT") from error
+    return f"{place} takes mail"
 
 
 def host_name():
@@ -183,10 +181,6 @@ def server():
     except (OSError, smtplib.SMTPException) as error:
         raise Trouble(f"{receiver.host}:{receiver.port} does not take mail: {error}") from error
     return f"{receiver.host}:{receiver.port} takes mail"
-
-
-def _mode(path):
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 CHECKS = user, versions, settings, routes, storage, permissions, relay, host_name

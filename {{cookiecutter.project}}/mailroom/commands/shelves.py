@@ -12,8 +12,6 @@ from pathlib import Path
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-PACKAGES = {"dbm.gnu": "python3-gdbm", "dbm.ndbm": "python3-gdbm"}
-
 
 def rows(path):
     """Yield the `(key, sender, state)` rows of the shelf `path`, as it stood in `ShelveStorage(path)`.
@@ -56,9 +54,8 @@ def _cells(kind, path):
     try:
         module = importlib.import_module(kind)
     except ImportError as error:
-        package = PACKAGES.get(kind)
-        hint = f"; Debian's Python has it from the package {package}" if package else ""
-        raise ValueError(f"{path} is a {kind} shelf, and this Python has no {kind}{hint}") from error
+        hint = "Debian's Python has it from the package python3-gdbm"
+        raise ValueError(f"{path} is a {kind} shelf, and this Python has no {kind}; {hint}") from error
     with module.open(path, "r") as shelf:
         for cell in shelf.keys():
             yield cell, shelf[cell]

@@ -14,7 +14,7 @@ from mailroom.commands.transfer import export, import_, shown, to_line
 from mailroom.handlers import has_handler, states_by_module
 
 
-@click.group()
+@click.group(commands=[export, import_])
 def states():
     """See, mend and move the stored states.
 
@@ -22,9 +22,6 @@ def states():
     A sender who has no row is in START.
     """
 
-
-states.add_command(export)
-states.add_command(import_)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
 at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")

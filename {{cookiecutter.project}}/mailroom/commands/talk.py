@@ -30,12 +30,7 @@ LINES = 4
 @click.option("--eml", type=click.File("rb"), help="Send the mail in a file.")
 @click.option("--from", "sender", metavar="ADDRESS", help="Who writes; <> is the null sender.")
 @click.option("--to", "recipient", metavar="ADDRESS", help="To whom; without a domain, to us.")
-@click.option(
-    "--record",
-    metavar="FILE",
-    type=click.Path(resolve_path=True),
-    help="Append what is typed to a file, as a transcript.",
-)
+@click.option("--record", metavar="FILE", type=click.Path(resolve_path=True), help="Append what is typed to FILE.")
 @click.option(
     "--states",
     type=click.Choice(["none", "copy", "real"]),

@@ -107,26 +107,24 @@ class SQLAlchemyStorage(Storage):
         connect_timeout, statement_timeout, _ = self.timeouts
         self._database, url = _parsed(self.url)
         arguments = self._database.arguments(url.query, *self.timeouts)
+        arguments = {name: value for name, value in arguments.items() if name == "options" or name not in url.query}
         engine = sqlalchemy.create_engine(
             url,
             isolation_level="AUTOCOMMIT",
             paramstyle=self._database.paramstyle,
             pool_timeout=connect_timeout,
             pool_reset_on_return=None,
-            connect_args={
-                name: value for name, value in arguments.items() if name == "options" or name not in url.query
-            },
+            connect_args=arguments,
         )
         self._database.prepare(engine, statement_timeout)
         statements = {**STATEMENTS, "upsert": self._database.upsert(STATES)}
         self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
         self._sql["begin"] = self._database.begin
-        if not sqlalchemy.inspect(engine).has_table(STATES.name):
-            try:
-                STATES.create(engine)
-            except SQLAlchemyError:  # another worker may be faster
-                if not sqlalchemy.inspect(engine).has_table(STATES.name):
-                    raise
+        try:
+            STATES.create(engine, checkfirst=True)
+        except SQLAlchemyError:  # another worker may be faster
+            if not sqlalchemy.inspect(engine).has_table(STATES.name):
+                raise
         self._engine = engine
         _storages.add(self)
 

@@ -130,13 +130,8 @@ class SQLiteStorage(Storage):
         if not self._was_open:
             _create_file(self.path)
         # mode=rw: a file that has gone is an error, not an empty storage.
-        connection = sqlite3.connect(
-            f"{Path(self.path).as_uri()}?mode=rw",
-            uri=True,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        file = f"{Path(self.path).as_uri()}?mode=rw"
+        connection = sqlite3.connect(file, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             # With NORMAL, a power cut takes everything since the last checkpoint.

@@ -1,7 +1,7 @@
 """No sender stays in a state that has no handler."""
 
 import pytest
-from salmon.routing import MemoryStorage
+from salmon.routing import MemoryStorage, route
 
 from mailroom.handlers import rename, state_key
 from mailroom.storage.base import MailStates
@@ -106,3 +106,12 @@ def test_state_key_depends_on_the_address_where_the_handlers_say_so():
     assert state_key("without.a.generator", "alice@people.example") == "without.a.generator"
     with pytest.raises(ValueError, match="no state key that depends on the sender alone: it takes an address"):
         state_key(MODULE, "alice@people.example")
+
+
+def test_route_without_a_value_for_a_name_is_refused(room):
+    @route("(list_name)-help@(host)")
+    def START(message, list_name, host):
+        pass
+
+    with pytest.raises(SystemExit, match=r"START' has no value for \(list_name\) in its route; for example @route"):
+        room.load([MODULE])

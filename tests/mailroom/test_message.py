@@ -120,6 +120,19 @@ def test_mail_of_the_handler_gets_date_and_message_id(reading, sent):
     assert arrived["Date"] and arrived["Message-ID"].endswith("@example.com>")
 
 
+def test_mail_of_the_handler_has_the_same_message_id_when_it_is_tried_again(reading, sent):
+    for _ in range(2):
+        message = reading(b"Message-ID: <1@a.example>\n\n")
+        for _ in range(2):
+            mail = EmailMessage()
+            mail["From"], mail["To"] = "news@example.com", "bob@people.example"
+            message.send(mail)
+
+    first, second, *again = [message_from_bytes(envelope.data)["Message-ID"] for envelope in sent]
+    assert first != second
+    assert again == [first, second]
+
+
 def test_envelope_of_a_mail_may_differ_from_its_headers(reading, sent):
     mail = EmailMessage()
     mail["From"], mail["To"] = "news@example.com", "list:;"

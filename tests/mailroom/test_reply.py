@@ -74,6 +74,17 @@ def test_two_replies_to_one_mail_have_two_message_ids(mail, sent):
     assert first != second
 
 
+def test_template_may_get_a_domain_of_its_own(mail, sent, write_template):
+    write_template("Hello from {{ domain }}\n\nA text.\n")
+    mail.reply("any.msg", sender="news@lists.example")
+    mail.reply("any.msg", sender="news@lists.example", domain="other.example")
+
+    assert [re.search(b"Subject: (.*)\r", reply.data)[1] for reply in sent] == [
+        b"Hello from example.com",
+        b"Hello from other.example",
+    ]
+
+
 @pytest.mark.parametrize("empty_line", ["\n", " \t\n"])
 def test_first_line_of_a_template_is_the_subject(mail, sent, write_template, empty_line):
     write_template(f"Hello\n{empty_line}A text.\n \nMore.\n")

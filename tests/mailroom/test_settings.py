@@ -203,3 +203,9 @@ def test_handlers_that_are_no_module_end_the_process_with_one_line(room, name):
         room.load([name])
 
     assert end.value.code == f"ERROR: HANDLERS {[name]!r} cannot be used: there is no module {name}".rstrip()
+
+
+def test_setting_of_version_0_1_is_not_ignored(environment):
+    environment.setenv("RELAY_STARTTLS", "yes")
+
+    assert refusal("int", 8823) == "ERROR: RELAY_STARTTLS 'yes' is called RELAY_TLS now"

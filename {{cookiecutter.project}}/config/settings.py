@@ -52,7 +52,7 @@ state_database = env.str(
 state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}", validate=TEXT)
 
 # % endif
-# Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key does{% endif %}.
+# Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key is used{% endif %}.
 secret_key = env.str("SECRET_KEY", "", validate=KEY)
 
 # How many replies an address gets in an hour, at most.

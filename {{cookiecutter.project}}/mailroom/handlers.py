@@ -1,11 +1,14 @@
 """Know which states have a handler, and rename stored states that lost theirs."""
 
 import functools
+import inspect
 import logging
 from collections import Counter
 from types import SimpleNamespace
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
+
+from mailroom.settings import refuse
 
 LOG = logging.getLogger(__name__)
 
@@ -19,6 +22,16 @@ def states_by_module():
             if not salmon_setting(function, "stateless"):
                 found.setdefault(function.__module__, {})[function.__name__] = None
     return {module: list(names) for module, names in found.items()}
+
+
+def refuse_routes_without_values():
+    """End the process with one line for a route with a `(name)` for a parameter and no value for it: it takes no mail."""
+    for route, (_, functions) in Router.REGISTERED.items():
+        for function in functions:
+            for name in inspect.signature(function).parameters:
+                if f"({name})" in route:
+                    rule = f"has no value for ({name}) in its route; for example @route(…, {name}='news|dev')"
+                    refuse("HANDLERS", f"{function.__module__}.{function.__name__}", rule)
 
 
 def has_handler(key, state):
@@ -84,9 +97,7 @@ def changes(storage, renames):
     if lost:
         numbers = ", ".join(f"{name} ({number})" for name, number in sorted(lost.items()))
         example = {min(lost).rpartition(".")[2]: ROUTE_FIRST_STATE}
-        raise ValueError(
-            f"no handler has the states of these senders: {numbers}; for example renamed_states = {example}"
-        )
+        raise ValueError(f"stored states have no handler: {numbers}; for example renamed_states = {example}")
     return rows
 
 

@@ -9,7 +9,7 @@ from salmon.mail import MailRequest
 from salmon.server import SMTPError
 
 from mailroom.plain_text import one_line
-from mailroom.reply import make_reply
+from mailroom.reply import make_reply, message_id
 
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
 MAX_LINES = 1_000_000  # or one for 20 octets of `max_message_size`
@@ -82,6 +82,8 @@ class Message(MailRequest):
 
         Arguments and errors are those of `Mailroom.send`.
         """
+        if "Message-ID" not in mail:
+            mail["Message-ID"] = message_id(self, "send")
         self.room.send(mail, to=to, sender=sender)
 
     def forward(self, to, sender="<>"):

@@ -23,14 +23,13 @@ def make_reply(message, template, sender, reply_to, variables):
     room = message.room
     if is_from_machine(message) or room.reply_limit.is_reached(message.From):
         return None
-    text = room.templates.get_template(template).render(domain=room.domain, **variables)
+    text = room.templates.get_template(template).render({"domain": room.domain, **variables})
     subject, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:
         raise ValueError(f"{template} has no empty line between its subject and its text")
     subject = one_line(subject)
     if not subject.isascii() or len(subject) > MAX_LINE:
         subject = Header(subject, "utf-8", header_name="Subject")  # encoded as RFC 2047 asks
-    message.replies += 1
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
     headers = {
         "From": _mailbox(sender),
@@ -38,7 +37,7 @@ def make_reply(message, template, sender, reply_to, variables):
         "Reply-To": reply_to and _mailbox(reply_to),
         "Subject": subject,
         "Date": formatdate(),
-        "Message-ID": _message_id(message, template),
+        "Message-ID": message_id(message, template),
         "Auto-Submitted": "auto-replied",
         "In-Reply-To": " ".join(answered),
         "References": " ".join([*_thread(message), *answered]),
@@ -72,9 +71,10 @@ def _mailbox(text):
     return mailbox
 
 
-def _message_id(message, template):
-    """Return the Message-ID of an answer: the same again when the same mail is answered again."""
+def message_id(message, kind):
+    """Return a Message-ID for the next mail that a handler sends: the same again when the same mail is handled again."""
+    message.replies += 1
     answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data
-    text = repr((answered, message.From, message.To, template, message.replies))
+    text = repr((answered, message.From, message.To, kind, message.replies))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"<{digest[:40]}@{message.room.domain}>"

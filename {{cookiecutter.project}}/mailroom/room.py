@@ -6,6 +6,7 @@ The order is handle, send, commit, and only then 250.
 import importlib.util
 import logging
 import re
+import sys
 from email.utils import formatdate, make_msgid
 
 import jinja2
@@ -85,6 +86,7 @@ class Mailroom:
         Router.load(handlers)
         if not Router.ORDER:
             refuse("HANDLERS", handlers, "cannot be used: they have no routes")
+        known.refuse_routes_without_values()
         known.states_by_module.cache_clear()
         for name in self.templates.list_templates(["msg"]):
             self.templates.get_template(name)
@@ -100,7 +102,7 @@ class Mailroom:
             self.storage.open()
             known.rename(self.storage, self.renamed_states)
         except ValueError as error:
-            refuse("RENAMED_STATES", self.renamed_states, f"cannot be used: {error}")
+            sys.exit(f"ERROR: {error}")
         except SMTPError as error:
             refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
 

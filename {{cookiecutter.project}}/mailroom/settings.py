@@ -45,10 +45,10 @@ class Env(environs.Env):
                 sys.exit(f"ERROR: .env cannot be read: {error}")
 
     def seal(self) -> None:
-        """Accept no more settings; end the process with one line on stderr when one has a wrong value.
-
-        Defaults are checked too: whoever edits `config/settings.py` changes those.
-        """
+        """Accept no more settings; end the process with one line on stderr when a value or a default is wrong."""
+        old = os.environ.get("RELAY_STARTTLS")  # of version 0.1: to ignore it would send a password in clear
+        if old and not self._prefix:
+            refuse("RELAY_STARTTLS", old, "is called RELAY_TLS now")
         for name, field in self._fields.items():
             default = field.load_default
             if name in self._errors:

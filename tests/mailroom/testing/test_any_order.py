@@ -17,7 +17,7 @@ FORWARD = "    message.forward(to=POSTMASTER)\n"
 SEND = """
     from email.message import EmailMessage
     mail = EmailMessage()
-    mail["From"], mail["To"] = "a@example.com", "eve@people.example"
+    mail["From"], mail["To"], mail["Message-ID"] = "a@example.com", "eve@people.example", f"<{secrets.token_hex()}@a>"
     message.send(mail)
 """
 FAULTS = {

@@ -1,20 +1,12 @@
 """Boot the application for a command, which may run beside the server: it opens no port."""
 
 import functools
-import importlib.util
 import logging
-import os
 import sys
-from pathlib import Path
 
 import click
 from salmon.server import SMTPError
 from salmon.utils import import_settings
-
-
-def go_home():
-    """Change to the folder of the application, to which paths in the settings are relative."""
-    os.chdir(Path(importlib.util.find_spec("config").origin).parent.parent)
 
 
 def boot(module="config.boot"):
@@ -22,7 +14,6 @@ def boot(module="config.boot"):
 
     Ends the process with one line when a setting cannot be used. From here on only warnings and errors are logged.
     """
-    go_home()
     logging.disable(logging.INFO)
     return import_settings(True, module)
 

@@ -1,5 +1,6 @@
 """`operate.py check`: is all well? For a health check, and for the minute before a start."""
 
+import importlib.util
 import json
 import os
 import smtplib
@@ -16,9 +17,10 @@ from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 from mailroom.commands.addresses import examples
-from mailroom.commands.booted import boot, go_home
+from mailroom.commands.booted import boot
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
+from mailroom.testing.exchange import with_place
 
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 SLOW = 1  # second
@@ -42,7 +44,7 @@ def check(running, as_json):
     python operate.py check && salmon start
     python operate.py check --running --json
     """
-    go_home()
+    os.chdir(Path(importlib.util.find_spec("config").origin).parent.parent)
     results = []
     for look in (*CHECKS, server if running else stored_states):
         name = look.__name__.replace("_", " ")
@@ -86,7 +88,7 @@ def settings():
     except SystemExit as refusal:
         raise Trouble(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
-        raise Trouble(f"the application cannot start: {type(error).__name__}: {error}") from error
+        raise Trouble(f"the application cannot start: {with_place(error)}") from error
     return f"they can be used; our domain is {room.domain}"
 
 

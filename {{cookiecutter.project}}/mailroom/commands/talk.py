@@ -40,7 +40,7 @@ LINES = 4
 def talk(demo, script, eml, sender, recipient, record, states):
     """Write to the application as anybody, and see what happens.
 
-    It happens in memory: nothing is kept, nothing is sent, and no server needs to run.
+    Nothing is sent, and no server needs to run. Nothing is kept, unless --states real says so.
 
     \b
     python operate.py talk                        # write mails yourself
@@ -55,8 +55,12 @@ def talk(demo, script, eml, sender, recipient, record, states):
     played = [name for name, given in {"--demo": demo, "--script": script, "--eml": eml}.items() if given]
     if len(played) > 1:
         raise click.UsageError(f"{played[0]} and {played[1]} do not go together; give one of them")
+    if not played and not sys.stdin.isatty():
+        played, script = ["the standard input, a transcript,"], sys.stdin
     if record and played:
-        raise click.UsageError("--record writes down what is typed; leave out --demo, --script and --eml")
+        raise click.UsageError(f"--record writes down what is typed; {played[0]} does not go with it")
+    if (sender or recipient) and played and not eml:
+        raise click.UsageError(f"--from and --to are for --eml and for what is typed; {played[0]} names its own")
     sys.stdout.reconfigure(errors="replace")
     if states == "none":
         boot("config.testing")
@@ -68,8 +72,8 @@ def talk(demo, script, eml, sender, recipient, record, states):
     try:
         if eml:
             send(eml, sender, recipient)
-        elif demo or script or not sys.stdin.isatty():
-            play(open(DEMO, encoding="utf-8") if demo else script or sys.stdin)
+        elif demo or script:
+            play(script or open(DEMO, encoding="utf-8"))
         else:
             converse(sender, recipient, record)
     except OSError as error:

@@ -6,7 +6,6 @@ Nothing is counted or sorted in full: counts stop at `MAX_COUNTED`, and what is 
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db import router, transaction
-from django.db.models import Count
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -110,14 +109,10 @@ class StateAdmin(admin.ModelAdmin):
 
     @transaction.non_atomic_requests  # a reset is one transaction for each sender, under the sender's lock
     def changelist_view(self, request, extra_context=None):
-        request.GET = request.GET.copy()
-        exact = bool(request.GET.pop("exact", None))
         response = super().changelist_view(request, {"title": "States of the senders", **(extra_context or {})})
         page = getattr(response, "context_data", None) or {}
         if "cl" in page:
-            page["counts"] = counts = self._counts(page["cl"], exact)
-            if any(isinstance(state["number"], More) for state in counts):
-                page["count_all"] = page["cl"].get_query_string({"exact": "1"})
+            page["counts"] = self._counts(page["cl"])
         return response
 
     def get_search_results(self, request, rows, text):
@@ -170,13 +165,10 @@ class StateAdmin(admin.ModelAdmin):
         self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
         return True
 
-    def _counts(self, page, exact):
+    def _counts(self, page):
         """Return how many senders are in each state, under the key that is looked at, and the link to them."""
         rows = State.objects.filter(key=page.params["key"]) if "key" in page.params else State.objects.all()
-        if exact:
-            numbers = rows.order_by("state").values_list("state").annotate(Count("pk"))
-        else:
-            numbers = [(state, counted(rows.filter(state=state))) for state in rows.values_of("state")]
+        numbers = [(state, counted(rows.filter(state=state))) for state in rows.values_of("state")]
         return [
             {
                 "name": state,

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 
 from django.db import DataError, Error, InterfaceError, OperationalError, connections, router, transaction
@@ -101,6 +101,9 @@ class DjangoStorage(Storage):
 
     def _migrate(self):
         """Run those of our migrations that have not run. Other workers may start at the same moment."""
+        if connections[self.using].vendor == "sqlite" and not connections[self.using].is_in_memory_db():
+            with suppress(FileExistsError):  # for its owner only, before SQLite creates it
+                os.close(os.open(connections[self.using].settings_dict["NAME"], os.O_CREAT | os.O_EXCL, 0o600))
         deadline = time.monotonic() + 10
         while True:
             missing = []

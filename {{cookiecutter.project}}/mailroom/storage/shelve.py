@@ -96,7 +96,7 @@ class ShelveStorage(Storage, routing.ShelveStorage):
                 ) from None
             self._lock_file = file
         if not self._was_open:
-            shelve.open(self.database_path).close()
+            dbm.open(self.database_path, "c", 0o600).close()
             self._was_open = True
 
 

@@ -8,6 +8,7 @@ from email.message import EmailMessage
 from email.policy import default
 from unittest.mock import patch
 
+import jinja2
 from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
@@ -59,7 +60,7 @@ def exchange(sender, recipient, data):
         result.refusal = str(error)
     except Exception as error:
         result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
-        result.note = _with_place(error)
+        result.note = with_place(error)
     after = _states(message)
     handlers = [(handler.__module__, handler.__name__) for handler in result.handlers]
     if not result.refusal:
@@ -124,9 +125,9 @@ def _noting_calls(called):
     return patch.object(Router, "call_safely", note_and_call)
 
 
-def _with_place(error):
+def with_place(error):
     """Return an exception and the last place of the application's own code that it passed, in one line."""
-    place = ""
+    place = f" ({error.filename}:{error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     packages = {module.partition(".")[0] for module in Router.HANDLERS}
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages:

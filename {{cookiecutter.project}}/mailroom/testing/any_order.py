@@ -33,7 +33,7 @@ SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
 CRASH = "a crash before the states are kept"
 MAILS = 30  # in each conversation
-ENOUGH = 20  # mails in a state, before it counts as one without a way out
+FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
 
 def play_in_any_order(end_states=(), conversations=6):
@@ -47,13 +47,13 @@ def play_in_any_order(end_states=(), conversations=6):
     words, moves, failure = _words(), Counter(_moves_in_transcripts()), None
     try:
         for number in range(4 * conversations):
-            if number >= conversations and not _without_way_out(moves, end_states):
-                break  # more of them only to find a way out
+            if number >= conversations and not _without_way_out(moves, end_states, FEW):
+                break
             # The same conversations each time, every other one without a word.
             moves.update(_play(Random(number), addresses, words if number % 2 else [""]))
     except BrokenPromise as broken:
         failure = "{0}:\n\n{2}".format(*_shortest(broken).args)
-    if stuck := not failure and _without_way_out(moves, end_states):
+    if stuck := not failure and _without_way_out(moves, end_states, ENOUGH):
         failure = (
             f"No mail led from {' or '.join(map('.'.join, stuck))} back to START, neither here nor in {TRANSCRIPTS}/."
             " Add a transcript that does, or name the states in which a conversation may end:"
@@ -228,16 +228,16 @@ def _moves_in_transcripts():
     return moves
 
 
-def _without_way_out(moves, end_states):
+def _without_way_out(moves, end_states, enough):
     """Return the `(module, state)` pairs from which no move leads on to START or to an end state.
 
-    `moves` counts `(module, state, next state)`. A state in which few mails came has the benefit of the doubt.
+    `moves` counts `(module, state, next state)`. A state in which fewer mails came than `enough` is not judged.
     """
     mails = Counter()
     for (module, state, _), number in moves.items():
         mails[module, state] += number
     back = {(module, state) for module, *states in moves for state in states}
-    back = {place for place in back if place[1] in (ROUTE_FIRST_STATE, *end_states) or mails[place] < ENOUGH}
+    back = {place for place in back if place[1] in (ROUTE_FIRST_STATE, *end_states) or mails[place] < enough}
     for _ in mails:
         back |= {(module, state) for module, state, target in moves if (module, target) in back}
     return sorted(set(mails) - back)

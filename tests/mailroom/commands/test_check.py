@@ -87,4 +87,4 @@ def test_state_that_no_handler_has_is_told(check):
     Router.STATE_STORE = WalkableStorage()
     Router.STATE_STORE.set(f"{MODULE}:news", "alice@people.example", "GONE")
 
-    assert check()["stored states"].startswith(f"no handler has the states of these senders: {MODULE}.GONE (1)")
+    assert check()["stored states"].startswith(f"stored states have no handler: {MODULE}.GONE (1)")

@@ -46,9 +46,6 @@ class Browser:
     def choose(self, name, label):
         Select(self.driver.find_element(By.NAME, name)).select_by_visible_text(label)
 
-    def choices(self, name):
-        return [option.text for option in Select(self.driver.find_element(By.NAME, name)).options]
-
     def press(self, selector, expected):
         """Press what `selector` (CSS) finds, and wait for a new page that has the text `expected`."""
         self._leave(self.driver.find_element(By.CSS_SELECTOR, selector), expected)

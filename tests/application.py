@@ -162,5 +162,5 @@ class Application:
 
     def copy(self, folder):
         """Return another application with the same code in `folder`, not started, with nothing remembered."""
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("run", "__pycache__"))
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("run"))
         return Application(folder, **self.settings)

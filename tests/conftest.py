@@ -71,7 +71,10 @@ def application(request, bake, sink):
             settings.setdefault("SECRET_KEY", "only for tests, but longer than 32 characters")
             if "STATE_DATABASE" not in settings:
                 settings["STATE_DATABASE"] = request.getfixturevalue("postgresql").new_database()
-        made.append(Application(bake(**answers), RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
+        folder = bake(**answers)
+        if "PYTHONDONTWRITEBYTECODE" not in settings:  # with it, a test looks at what the application itself compiles
+            baking.add_compiled_package(folder)
+        made.append(Application(folder, RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
         if protocol == "smtp":
             speak_smtp(made[-1].folder)
         return made[-1]

@@ -112,7 +112,7 @@ def test_headers_replace_the_usual_ones():
     assert octets.endswith(b"\nWho joins?\n")
 
 
-@pytest.mark.parametrize("header", [("To", "alice@"), ("Subject", "a\nb")])
+@pytest.mark.parametrize("header", [("To", "(c):"), ("Subject", "a\nb")])
 def test_header_that_cannot_be_written_is_named(header):
     with pytest.raises(ValueError, match=f"^{header[0]}: .* cannot be written in a mail"):
         make_mail(ALICE, "news@example.com", [header])

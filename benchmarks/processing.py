@@ -28,11 +28,11 @@ TEXT = "This is one of the ten lines that a person wrote into this mail.\n" * 10
 
 
 def by_salmon(sender, data):
-    Router.deliver(MailRequest(PEER, sender, "news@example.com", data))
+    Router.deliver(MailRequest(PEER, sender, "news-subscribe@example.com", data))
 
 
 def by_us(sender, data):
-    settings.room.deliver(PEER, sender, "news@example.com", data)
+    settings.room.deliver(PEER, sender, "news-subscribe@example.com", data)
 
 
 def without_log(handle):

@@ -135,7 +135,7 @@ def test_sender_lock_of_an_unreachable_machine_is_released(machines, settings, b
 import sys, time
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 storage = SQLAlchemyStorage({settings["STATE_DATABASE"]!r} + sys.argv[1])
-with storage.conversation({ALICE!r}):
+with storage.transaction({ALICE!r}):
     storage.set("key", {ALICE!r}, sys.argv[2])
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))

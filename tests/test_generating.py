@@ -103,25 +103,47 @@ def test_boot_names_the_class_of_the_storage_once(baked, state_storage):
     assert [name for name in CLASSES.values() if name in boot] == [CLASSES[state_storage]]
 
 
-def test_storages_differ_in_one_file_name(baked):
+ARCHIVE = {
+    "app/models/posts.py",
+    "app/templates/archive.msg",
+    "tests/test_archive.py",
+    "tests/conversations/archive.txt",
+}
+
+
+def test_storages_differ_in_the_archive_and_one_file_name(baked):
     names = {storage: {str(path.relative_to(baked(storage))) for path in files(baked(storage))} for storage in STORAGES}
 
-    assert names["sqlite"] == names["shelve"] == names["postgresql"] == names["django"] - {"webapp.py"}
+    assert names["sqlite"] >= ARCHIVE
+    assert names["sqlite"] == names["shelve"] == names["postgresql"] | ARCHIVE
+    assert names["postgresql"] == names["django"] - {"webapp.py"}
+
+
+def test_samples_differ_in_lines_about_the_archive_only(baked):
+    """So that what is mended in one of the two files is mended in the other."""
+    handlers = {name: (baked(name) / "app/handlers/subscription.py").read_text().splitlines() for name in STORAGES}
+    added = [line for line in handlers["sqlite"] if line not in handlers["postgresql"]]
+    changed = [line for line in handlers["postgresql"] if line not in handlers["sqlite"]]
+
+    assert handlers["sqlite"] == handlers["shelve"]
+    assert handlers["postgresql"] == handlers["django"]
+    assert [line for line in added if not re.search("archive|posts|variables|it is kept", line)] == []
+    assert len(changed) == 4
 
 
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_owner_has_at_most_32_files_and_500_lines_of_python(baked, state_storage):
+def test_owner_has_at_most_35_files_and_550_lines_of_python(baked, state_storage):
     folder = baked(state_storage)
     own = [
         path for path in files(folder) if path.relative_to(folder).parts[0] not in ("mailroom", "deploy", "webapp.py")
     ]
 
-    assert len(own) <= 32
-    assert python_lines(own) <= 500
+    assert len(own) <= 35
+    assert python_lines(own) <= 550
 
 
-def test_mailroom_has_at_most_5000_lines_of_python():
-    assert python_lines(files(APPLICATION / "mailroom")) <= 5000
+def test_mailroom_has_at_most_7000_lines_of_python():
+    assert python_lines(files(APPLICATION / "mailroom")) <= 7000
 
 
 def imported(path):
@@ -259,7 +281,7 @@ def test_no_compiled_file_gets_into_an_application(bake):
 def test_sources_of_the_template_are_python_as_they_stand():
     """So that an editor, a linter and a reader see what the user gets."""
     sources = [path for path in TEMPLATE.rglob("*.py*") if path.is_file() and ".venv" not in path.parts]
-    sources = [path for path in sources if path.suffix == ".py" or path.name.startswith("{{ 'webapp.py'")]
+    sources = [path for path in sources if path.suffix == ".py" or path.name.startswith("{{ '") and ".py'" in path.name]
     assert len(sources) > 40
     for path in sources:
         ast.parse(path.read_text(), str(path))

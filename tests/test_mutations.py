@@ -39,6 +39,11 @@ Router.STATE_STORE = Sticky()
             "{module}",
         ),
         ("conversations", HANDLERS, 'answer(message, "goodbye", list_name)', "pass"),
+        ("test_archive.py", "app/models/posts.py", "ORDER BY id DESC", "ORDER BY id"),
+        ("test_archive.py", "app/models/posts.py", "WHERE list_name = ?", "WHERE list_name <> ?"),
+        ("test_archive.py", HANDLERS, "        posts.add(", "        print("),
+        ("test_archive.py", "config/testing.py", "    tables=posts.create,\n", ""),
+        ("conversations", "app/templates/archive.msg", "{{ text }}", ""),
         ("test_postmaster.py", "app/handlers/postmaster.py", "@stateless\n", ""),
         ("test_boot.py", "config/boot.py", STORAGE, 'SQLiteStorage("elsewhere", protected=True)'),
         ("test_boot.py", "config/boot.py", STORAGE, "type(Router.STATE_STORE)()"),  # MemoryStorage
@@ -57,13 +62,22 @@ def test_tests_of_an_application_notice_a_fault_of_its_owner(bake, tests, path, 
     assert result.returncode == 1, result.stdout
 
 
+ANY_ORDER = "testing/test_any_order.py::test_fault_is_found_and_told_as_a_short_transcript[{}]"
+COUNTED_TOO_EARLY = """replies = self._limit_replies(message)
+            self.reply_limit.count(message.From, replies)
+"""
+COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
+"""
 PACKAGE = [
     ("test_receiver.py", "receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
     ("test_receiver.py", "receiver.py", 'return "451 4.3.0 The mail could', 'return None and "'),
     ("test_room.py", "room.py", "SMTPError(550, ", "SMTPError(450, "),
     ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),
-    ("test_room.py", "room.py", "states.changes()", "()"),
-    ("test_room.py", "storage/base.py", "mail.set[key, sender] = state", "self.storage.set(key, sender, state)"),
+    ("test_room.py", "room.py", "in message.transaction.changes()", "in ()"),
+    ("test_room.py", "room.py", "message.transaction.handled(_digest(message))", "False"),
+    ("test_room.py", "room.py", "if _can_come_twice(message) and", "if"),
+    ("test_room.py", "room.py", "message.transaction.mail.remove(envelope)", "pass"),
+    ("test_room.py", "room.py", "replies = self._limit_replies(message)\n", COUNTED_TOO_EARLY),
     ("test_room.py", "loops.py", '("bulk", "list", "junk", "auto', '("bulk", "list", "auto'),
     ("test_room.py", "loops.py", '== "multipart/report"', "is None"),
     ("test_reply.py", "reply.py", "replies += 1", "replies += 0"),
@@ -71,7 +85,22 @@ PACKAGE = [
     ("test_signing.py", "signing.py", "and now < expiry", "or now < expiry"),
     ("storage/test_sqlite.py", "storage/sqlite.py", "if value is None", "if not value"),
     ("storage/test_sqlite.py", "storage/sqlite.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
+    ("storage/test_memory.py", "storage/__init__.py", "return self.storage.is_handled(digest)", "return False"),
+    ("storage/test_memory.py", "storage/__init__.py", "                self.rollback(here)\n", ""),
+    ("storage/test_memory.py", "storage/joined.py", "commit_beside(here, bool(changes))", "rollback(here)"),
+    ("storage/test_memory.py", "storage/joined.py", "        here.changes_before -= has_changed", "        pass"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "if here.note and", "if False and"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "connection.total_changes != here.changes_before", "True"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "self.write(here, changes)\n", "pass\n"),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "            here.connected.protect()\n", ""),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "                here.connected.rollback()\n", COMMITTED_ANYWAY),
+    ("storage/test_transactions.py", "storage/sqlite.py", "cursor.close()", "pass"),
+    ("storage/test_transactions.py", "storage/sqlite.py", "now - HANDLED_KEPT", "0"),
+    ("storage/test_transactions.py", "storage/joined.py", "            self._store(before)\n", ""),
     ("testing/test_plugin.py", "testing/plugin.py", "    Router.clear_states()\n", ""),
+    ("testing/test_plugin.py", "storage/joined.py", "            self.database.clear()\n", ""),
+    (ANY_ORDER.format("row that does not wait for the mail"), "testing/any_order.py", "after[1] == own", "True"),
+    (ANY_ORDER.format("mail without a note"), "testing/any_order.py", "(result.handlers and data", "(False and data"),
     ("testing/test_transcript.py", "testing/transcript.py", "if sent or (", "if ("),
     ("testing/test_helpers.py", "testing/__init__.py", "assert actual == state.__name__,", "assert actual,"),
 ]

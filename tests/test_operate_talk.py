@@ -145,6 +145,47 @@ def test_stored_states_change_only_when_told_to(application, state_storage):
     assert "SUBSCRIBED" not in kept()
 
 
+@pytest.mark.parametrize("state_storage", ["sqlite", "shelve"])
+def test_own_tables_change_only_when_told_to(application, state_storage):
+    app = application(state_storage=state_storage)
+    app.run("python", "operate.py", "states", "set", ALICE, "SUBSCRIBED", "--to", "news", check=True)
+    write = f"{ALICE} -> news\n    Subject: Lunch\n<-\n[SUBSCRIBED]\n\n"
+    archive = f"{ALICE} -> news-archive\n<-\n\n   From: {ALICE}\n   Subject: Lunch\n   Hello.\n"
+    empty = f"{ALICE} -> news-archive\n<-\n\n   Nobody has written to news yet.\n"
+
+    def goes(states, script):
+        shown = talk(app, "--states", states, input=script)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+
+    talk(app, input=SUBSCRIBE + "\n" + write)
+    goes("copy", empty + "\n" + write + archive)
+    goes("copy", empty)
+    goes("real", empty + "\n" + write + archive)
+    if state_storage == "sqlite":  # with a shelf, own tables end with the process
+        goes("copy", archive)
+        goes("real", archive)
+
+
+def test_mail_that_was_handled_before_is_handled_in_a_copy(application, tmp_path):
+    app = application()
+    (tmp_path / "mail.eml").write_text(f"From: {ALICE}\nTo: news\nMessage-ID: <1@people.example>\n\nHello.\n")
+    app.run("python", "operate.py", "states", "set", ALICE, "SUBSCRIBED", "--to", "news", check=True)
+    mail = "--eml", str(tmp_path / "mail.eml"), "--states"
+
+    assert "handler  SUBSCRIBED" in talk(app, *mail, "real").stdout
+    assert "ignored  handled before" in talk(app, *mail, "real").stdout
+    assert "handler  SUBSCRIBED" in talk(app, *mail, "copy").stdout
+
+
+def test_reply_that_is_left_out_is_told(application):
+    app = application(REPLIES_PER_HOUR="1")
+
+    shown = talk(app, "--states", "copy", input=f"{ALICE} -> news-subscribe\n<-\n\n{ALICE} -> news\n[CONFIRMING]\n")
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "state    CONFIRMING, as before\n  no reply replies_per_hour is reached\n" in shown.stdout
+
+
 def test_text_from_a_mail_cannot_move_the_cursor(application):
     app = application()
     template = app.folder / "app" / "templates" / "confirm.msg"

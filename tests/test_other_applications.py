@@ -1,4 +1,4 @@
-"""Applications whose owners wrote handlers, templates, transcripts and settings, or other names, and nothing else.
+"""Applications whose owners wrote handlers, tables, templates, transcripts and settings, or other names, and nothing else.
 
 `applications` has three in the place of the sample. No file of `mailroom/` or `deploy/` is changed for them.
 """
@@ -57,9 +57,14 @@ def other(request, application):
                 sample.unlink()
         for file in (APPLICATIONS / name / Path(place).name).glob(f"*.{kind}"):
             shutil.copy(file, app.folder / place)
-    for sample in ("app/handlers/subscription.py", "tests/test_subscription.py"):
+    for sample in ("app/handlers/subscription.py", "tests/test_subscription.py", "tests/test_archive.py"):
         (app.folder / sample).unlink()
     (handlers,) = (APPLICATIONS / name / "handlers").glob("*.py")
+    for model in (APPLICATIONS / name / "models").glob("*.py"):
+        shutil.copy(model, app.folder / "app" / "models")
+        for config in ("boot.py", "testing.py"):
+            config = app.folder / "config" / config
+            config.write_text(config.read_text().replace("posts", model.stem))
     settings = app.folder / "config" / "settings.py"
     text, replaced = re.subn(r"^lists = .*?^\)\n", SETTINGS[name], settings.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert replaced == 1

@@ -4,32 +4,22 @@ import pytest
 from salmon.routing import MemoryStorage, route
 
 from mailroom.handlers import rename, state_key
-from mailroom.storage.base import MailStates
+from mailroom.storage.joined import JoinedStorage
 
 MODULE = "tests.mailroom.trial_list"
 
 
-class Rows:
-    """A storage that can be walked through, of `(key, sender, state)` rows."""
-
-    def __init__(self, *rows):
-        self.rows = {row[:2]: row[2] for row in rows}
-
-    def __iter__(self):
-        return iter([(*cell, state) for cell, state in self.rows.items()])
-
-    def get(self, key, sender):
-        return self.rows.get((key, sender), "START")
-
-    def set_all(self, rows):
-        for key, sender, state in rows:
-            self.rows[key, sender] = state
-        self.rows = {cell: state for cell, state in self.rows.items() if state != "START"}
+def stored(*rows):
+    """Return a storage of these `(key, sender, state)` rows."""
+    storage = JoinedStorage(MemoryStorage())
+    for row in rows:
+        storage.set(*row)
+    return storage
 
 
 @pytest.fixture
 def storage():
-    return Rows(
+    return stored(
         (f"{MODULE}:news", "alice", "ASKED"),
         (f"{MODULE}:dev", "bob", "ASKED"),
         (f"{MODULE}:dev", "carol", "SUBSCRIBED"),
@@ -49,7 +39,7 @@ def test_states_without_handler_are_renamed_once(storage, renames, state):
     rename(storage, renames)
     rename(storage, {})
 
-    assert list(storage) == [
+    assert sorted(storage, key=lambda row: row[1]) == [
         (f"{MODULE}:news", "alice", state),
         (f"{MODULE}:dev", "bob", state),
         (f"{MODULE}:dev", "carol", "SUBSCRIBED"),
@@ -59,20 +49,20 @@ def test_states_without_handler_are_renamed_once(storage, renames, state):
 def test_state_renamed_to_start_is_forgotten(storage):
     rename(storage, {"ASKED": "START"})
 
-    assert list(storage) == [(f"{MODULE}:dev", "carol", "SUBSCRIBED")]
+    assert sorted(storage, key=lambda row: row[1]) == [(f"{MODULE}:dev", "carol", "SUBSCRIBED")]
 
 
 def test_module_is_renamed():
-    storage = Rows(("app.handlers.lists:news", "alice", "SUBSCRIBED"))
+    storage = stored(("app.handlers.lists:news", "alice", "SUBSCRIBED"))
 
     rename(storage, {"app.handlers.lists.SUBSCRIBED": f"{MODULE}.SUBSCRIBED"})
 
-    assert list(storage) == [(f"{MODULE}:news", "alice", "SUBSCRIBED")]
+    assert sorted(storage, key=lambda row: row[1]) == [(f"{MODULE}:news", "alice", "SUBSCRIBED")]
 
 
 @pytest.mark.parametrize("module", [MODULE, "app.handlers.older"])
 def test_renamed_module_overwrites_no_state(module):
-    storage = Rows(("app.handlers.lists:news", "alice", "CONFIRMING"), (f"{module}:news", "alice", "SUBSCRIBED"))
+    storage = stored(("app.handlers.lists:news", "alice", "CONFIRMING"), (f"{module}:news", "alice", "SUBSCRIBED"))
     before = list(storage)
 
     with pytest.raises(ValueError, match=f"alice has a state under {MODULE}:news already"):
@@ -94,11 +84,11 @@ def test_states_that_stay_without_handler_are_counted_and_nothing_changes(storag
 
 
 def test_states_under_keys_without_a_module_are_left_alone():
-    rename(Rows(("news", "alice", "SUBSCRIBED"), (None, None, "CONFIRMING")), {})
+    rename(stored(("news", "alice", "SUBSCRIBED"), (None, None, "CONFIRMING")), {})
 
 
 def test_storage_without_iteration_is_left_alone():
-    rename(MailStates(MemoryStorage()), {})
+    rename(JoinedStorage(MemoryStorage()), {})
 
 
 def test_state_key_depends_on_the_address_where_the_handlers_say_so():
@@ -115,3 +105,27 @@ def test_route_without_a_value_for_a_name_is_refused(room):
 
     with pytest.raises(SystemExit, match=r"START' has no value for \(list_name\) in its route; for example @route"):
         room.load([MODULE])
+
+
+def test_rename_leaves_what_another_worker_has_handled_meanwhile(storage, monkeypatch):
+    """Of two workers that start together, one may be slower, and the other takes mail already."""
+    lock = JoinedStorage.lock
+
+    def handle_a_mail_first(storage, here):
+        monkeypatch.undo()
+        storage.set(f"{MODULE}:news", "alice", "SUBSCRIBED")
+        return lock(storage, here)
+
+    monkeypatch.setattr(JoinedStorage, "lock", handle_a_mail_first)
+    rename(storage, {"ASKED": "CONFIRMING"})
+
+    assert storage.get(f"{MODULE}:news", "alice") == "SUBSCRIBED"
+    assert storage.get(f"{MODULE}:dev", "bob") == "CONFIRMING"
+
+
+def test_nothing_is_read_row_by_row_when_every_state_has_a_handler(monkeypatch):
+    storage = stored((f"{MODULE}:news", "alice", "SUBSCRIBED"))
+    monkeypatch.setattr(storage, "kinds", lambda: {(f"{MODULE}:news", "SUBSCRIBED")})
+    monkeypatch.setattr(storage, "rows", None)
+
+    rename(storage, {"ASKED": "CONFIRMING"})

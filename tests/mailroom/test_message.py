@@ -141,3 +141,13 @@ def test_envelope_of_a_mail_may_differ_from_its_headers(reading, sent):
     (envelope,) = sent
     assert envelope.sender == "news-bounces@example.com"
     assert envelope.recipients == ("bob@people.example", "carol@people.example")
+
+
+@pytest.mark.parametrize("trouble", [MemoryError, ImportError, OSError])
+def test_trouble_of_the_machine_is_not_the_fault_of_the_mail(reading, monkeypatch, trouble):
+    def fail(*arguments, **options):
+        raise trouble
+
+    monkeypatch.setattr("mailroom.message.message_from_bytes", fail)
+    with pytest.raises(trouble):  # which the receiver answers 451
+        reading(b"\n")

@@ -90,3 +90,10 @@ def test_mail_whose_handler_fails_is_answered_451(client, monkeypatch):
 
 def test_words_after_noop_are_ignored(client):
     assert client.docmd("NOOP is anybody there?")[0] == 250
+
+
+@pytest.mark.parametrize("command", ["EHLO", "HELO"])
+def test_smtp_client_at_the_lmtp_port_is_told(client, command):
+    if isinstance(client, smtplib.LMTP):
+        code, text = client.docmd(command, "people.example")
+        assert (code, text) == (500, b"5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")

@@ -1,11 +1,13 @@
 """The relay is a real server on loopback, with and without PIPELINING (RFC 2920)."""
 
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from email.message import EmailMessage
 
 import pytest
+import trustme
 from salmon.server import SMTPError
 
 from mailroom.relay import Envelope, Relay
@@ -16,12 +18,14 @@ MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\
 class Server:
     """Takes mail, and answers what `answers` has for a command; a None closes the connection instead."""
 
-    def __init__(self, *extensions):
+    def __init__(self, *extensions, tls=None):
         self.extensions = extensions
         self.answers = {}
         self.connections = 0
         self.mails = []
         self.listener = socket.create_server(("127.0.0.1", 0))
+        if tls:
+            self.listener = tls.wrap_socket(self.listener, server_side=True)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -92,13 +96,17 @@ def test_refusal_of_the_relay_is_raised_and_nothing_is_sent(server, relay, comma
     assert server.mails == [MAIL.data]
 
 
-def test_mail_goes_to_all_recipients_and_hides_bcc(server, relay):
+def test_mail_goes_to_all_recipients_and_hides_bcc(room, server, relay):
     mail = EmailMessage()
     mail["To"], mail["Cc"], mail["Bcc"] = "a@x.example, b@x.example", "c@x.example", "d@x.example"
-    with relay.held() as held:
+    with room.transaction() as transaction:
         relay.deliver(mail, From="<>")
 
-    assert held[0].recipients == tuple(f"{name}@x.example" for name in "abcd")
+        assert server.mails == []
+        (envelope,) = transaction.mail
+    relay.send_now(envelope)
+
+    assert envelope.recipients == tuple(f"{name}@x.example" for name in "abcd")
     assert b"d@x.example" not in server.mails[0]
     assert mail["Bcc"] == "d@x.example"
 
@@ -120,3 +128,37 @@ def test_line_end_in_an_address_becomes_no_command(server, relay):
         relay.send_now(Envelope("<>", ('"a\r\nDATA"@people.example',), MAIL.data))
 
     assert server.mails == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_password_may_go_in_clear_to_this_machine(host):
+    assert Relay(host, 25, "news", "secret").username == "news"
+
+
+def test_password_in_clear_to_another_machine_ends_the_start_in_one_line():
+    with pytest.raises(SystemExit) as end:
+        Relay("relay.example", 25, "news", "secret")
+
+    assert (
+        end.value.code
+        == "ERROR: RELAY_TLS False sends the password to relay.example in clear; for example RELAY_TLS=yes"
+    )
+    assert Relay("relay.example", 25, "news", "secret", tls=True).starttls
+
+
+def test_tls_at_port_465_begins_with_the_connection(monkeypatch):
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    server = Server(tls=context)
+    port = server.listener.getsockname()[1]
+    monkeypatch.setattr("mailroom.relay.IMPLICIT_TLS", port)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+    relay = Relay("127.0.0.1", port, tls=True, timeout=10)
+
+    relay.send_now(MAIL)
+    relay.close()
+
+    assert server.mails == [MAIL.data]

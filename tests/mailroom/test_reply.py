@@ -1,6 +1,9 @@
 """Replies name the mail that they answer, and nothing from outside becomes a header."""
 
 import re
+from email import message_from_bytes
+from email.policy import default
+from email.utils import formataddr
 
 import jinja2
 import pytest
@@ -107,3 +110,14 @@ def test_broken_template_or_sender_is_an_error(mail, sent, write_template, text,
     with pytest.raises(ValueError, match=reason):
         mail.reply("any.msg", sender=sender)
     assert sent == []
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "J\xf6rg " * 1000, '"' * 2000])
+def test_long_name_of_a_sender_makes_no_long_line(mail, sent, write_template, name):
+    write_template("Hello\n\nA text.\n")
+    sender = formataddr((name, "news@lists.example"))
+    mail.reply("any.msg", sender=sender, reply_to=sender)
+
+    header = sent[0].data.partition(b"\r\n\r\n")[0]
+    assert max(map(len, header.split(b"\r\n"))) <= 998
+    assert message_from_bytes(sent[0].data, policy=default)["From"].addresses[0].addr_spec == "news@lists.example"

@@ -4,6 +4,7 @@ import pytest
 from salmon.routing import Router, route
 from salmon.server import SMTPError
 
+from mailroom.storage import Storage
 from mailroom.testing import assert_in_state, put_in_state, receive, receive_data
 from tests.mailroom import trial_list
 from tests.mailroom.trial_list import CONFIRMING, START, SUBSCRIBED
@@ -47,7 +48,7 @@ def test_storage_that_fails_at_the_commit_changes_nothing(monkeypatch, room):
     def fail(*row):
         raise SMTPError(451, "4.3.0 The state storage is not available")
 
-    monkeypatch.setattr(room.storage.storage, "set", fail)
+    monkeypatch.setattr(room.storage.states, "set", fail)
     with pytest.raises(SMTPError):
         receive(ALICE, "news-subscribe")
 
@@ -144,3 +145,73 @@ def test_domain_in_a_route_is_taken_literally(room):
 
     assert room.is_routed("other@example.com")
     assert not room.is_routed("other@example-com")
+
+
+def test_attribute_error_of_a_handler_is_its_own(monkeypatch):
+    monkeypatch.setattr(trial_list, "answer", lambda *arguments: object().__name__)
+
+    with pytest.raises(AttributeError, match="__name__"):
+        receive(ALICE, "news-subscribe")
+
+
+def test_same_mail_is_handled_once(room, sent):
+    for _ in range(2):
+        receive(ALICE, "news-subscribe", Message_ID="<1@a.example>")
+    assert len(sent) == 1
+
+    receive(ALICE, "news-subscribe", Message_ID="<2@a.example>")
+    assert len(sent) == 2
+
+
+def test_same_text_without_message_id_is_two_mails(sent):
+    for _ in range(2):
+        receive_data(ALICE, "news-subscribe", b"Subject: hello\n\nHello.\n")
+    assert len(sent) == 2
+
+
+def test_mail_that_wrote_nothing_is_not_noted(room, sent):
+    put_in_state(SUBSCRIBED, ALICE, "news")
+    for _ in range(2):
+        receive(ALICE, "news", Message_ID="<1@a.example>")
+    assert len(sent) == 2
+
+
+def test_reply_over_the_limit_is_left_out_and_the_mail_is_handled(room, monkeypatch, sent):
+    monkeypatch.setattr(room.reply_limit, "replies_per_hour", 1)
+    receive(ALICE, "news-subscribe")
+    receive(ALICE, "news-confirm-0")
+
+    assert len(sent) == 1
+    assert_in_state(SUBSCRIBED, ALICE, "news")
+
+
+def test_reply_to_a_mail_that_failed_is_not_counted(room, monkeypatch):
+    monkeypatch.setattr(room.reply_limit, "replies_per_hour", 1)
+    with monkeypatch.context() as relay_is_down:
+        relay_is_down.setattr(room.relay, "send_now", None)
+        with pytest.raises(TypeError):
+            receive(ALICE, "news-subscribe")
+
+    assert len(receive(ALICE, "news-subscribe")) == 1
+
+
+def test_installed_package_that_hides_the_handlers_ends_the_start_in_one_line(room, monkeypatch, tmp_path):
+    for folder in ("installed", "application"):
+        (tmp_path / folder / "app").mkdir(parents=True)
+        (tmp_path / folder / "app" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path / "application")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+
+    with pytest.raises(SystemExit) as end:
+        room.load(["app"])
+    assert str(end.value).endswith(
+        f"cannot be used: {tmp_path}/installed/app/__init__.py comes before the application's own app"
+    )
+
+
+def test_tables_for_a_storage_without_own_tables_end_the_start_in_one_line(room):
+    room.tables = lambda connection: None
+    Router.STATE_STORE = Storage()
+
+    with pytest.raises(SystemExit, match=r"^ERROR: <.*> has no own tables; leave out `tables=` in config/boot\.py$"):
+        room.storage  # noqa: B018

@@ -4,6 +4,9 @@ import logging.config
 
 from salmon.routing import Router
 
+# % if cookiecutter.state_storage in ("sqlite", "shelve")
+from app.models import posts
+# % endif
 from config import settings
 # % if cookiecutter.state_storage == "postgresql"
 from mailroom import LMTPReceiver, Mailroom, Relay
@@ -24,7 +27,7 @@ from mailroom.storage.sqlite import SQLiteStorage
 # % endif
 logging.config.dictConfig(settings.logging)
 
-# Remembers which handler comes next for each sender.
+# Remembers which handler comes next for each sender{% if cookiecutter.state_storage in ("sqlite", "shelve") %}, and has the application's own tables{% endif %}.
 # % if cookiecutter.state_storage == "postgresql"
 Router.STATE_STORE = SQLAlchemyStorage(settings.state_database, protected=True)
 
@@ -55,6 +58,9 @@ settings.room = Mailroom(
     settings.relay,
     domain=settings.mail_domain,
     templates="app/templates",
+    # % if cookiecutter.state_storage in ("sqlite", "shelve")
+    tables=posts.create,
+    # % endif
     # % if cookiecutter.state_storage == "postgresql"
     secret_key=settings.secret_key,
     # % else

@@ -21,7 +21,7 @@ lists = env.list(
     ["news"],
     subcast=lambda name: name.strip().lower(),
     validate=NAMES(
-        r"(?!(postmaster|abuse|mailer-daemon)$|.*-(subscribe|unsubscribe|confirm(-[a-z0-9]+)?)$)"
+        r"(?!(postmaster|abuse|mailer-daemon)$|.*-(subscribe|unsubscribe|archive|confirm(-[a-z0-9]+)?)$)"
         r"[a-z0-9]([a-z0-9._-]{0,14}[a-z0-9])?",
         "must be names of at most 16 letters, digits, dots, hyphens or underscores, not reserved (postmaster, abuse)"
         " and not ending like a command (-subscribe)",

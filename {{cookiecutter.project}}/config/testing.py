@@ -2,6 +2,9 @@
 
 from salmon.routing import MemoryStorage, Router
 
+# % if cookiecutter.state_storage in ("sqlite", "shelve")
+from app.models import posts
+# % endif
 from config import settings
 from mailroom import Mailroom
 from mailroom.testing import Outbox
@@ -13,6 +16,9 @@ settings.room = Mailroom(
     settings.relay,
     domain=settings.mail_domain,
     templates="app/templates",
+    # % if cookiecutter.state_storage in ("sqlite", "shelve")
+    tables=posts.create,
+    # % endif
     secret_key="only for tests",
 )
 settings.room.load(settings.handlers)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 
@@ -22,6 +23,18 @@ def tighten_umask():
                 folder.chmod(0o700)
         except OSError:  # it is not there, or belongs to root, who then wrote it
             pass
+
+
+def other_package(name):
+    """Return where an installed package `name` stands that hides the one in the working folder, or None.
+
+    For `salmon start` the working folder is the last place in which Python looks.
+    """
+    if not Path(name, "__init__.py").exists():
+        return None
+    places = [place for place in sys.path if Path(place or ".").resolve() != Path.cwd()]
+    spec = PathFinder.find_spec(name, places)
+    return spec.origin if spec else None
 
 
 def make_private(folder):

@@ -66,22 +66,28 @@ def state_key(module, sender, to=None):
 
 
 def rename(storage, renames):
-    """Rename the stored states that have no handler, all or none.
+    """Rename the stored states that have no handler, each while its sender is locked.
 
     `renames` is `{old: new}`, for example `{"CONFIRMING": "ASKED", "OLD": "START"}`. A name with a dot is that
     of a module and a state. A state that still has a handler is left alone, so that a rename takes place
     once. Raises `ValueError`, and changes nothing, when a sender would be in a state without a handler, or in
     two states under one key.
     """
-    rows = changes(storage, renames)
-    if rows:
-        storage.set_all(rows)
-        LOG.info("renamed stored states; rows: %d", len(rows))
+    renamed = changes(storage, renames)
+    for (key, sender, state), (new_key, new_state) in renamed:
+        with storage.transaction(sender):
+            if storage.get(key, sender) == state:  # another worker that starts may have been faster
+                storage.set(key, sender, ROUTE_FIRST_STATE)
+                storage.set(new_key, sender, new_state)
+    if renamed:
+        LOG.info("renamed stored states; rows: %d", len(renamed))
 
 
 def changes(storage, renames):
-    """Return the `(key, sender, state)` rows that `rename` sets; arguments and errors are the same."""
-    rows, lost, moved = [], Counter(), set()
+    """Return `(row, (new key, new state))` for each row that `rename` changes; arguments and errors are the same."""
+    if all(has_handler(key, state) for key, state in storage.kinds()):
+        return []
+    renamed, lost, moved = [], Counter(), set()
     for key, sender, state in storage:
         if has_handler(key, state):
             continue
@@ -90,15 +96,14 @@ def changes(storage, renames):
             if (new_key, sender) in moved or storage.get(new_key, sender) != ROUTE_FIRST_STATE:
                 raise ValueError(f"{sender} has a state under {new_key} already; set the one under {key} to START")
             moved.add((new_key, sender))
-            rows.append((key, sender, ROUTE_FIRST_STATE))
-        rows.append((new_key, sender, new_state))
+        renamed.append(((key, sender, state), (new_key, new_state)))
         if not has_handler(new_key, new_state):
             lost[f"{(key or '').partition(':')[0]}.{state}"] += 1
     if lost:
         numbers = ", ".join(f"{name} ({number})" for name, number in sorted(lost.items()))
         example = {min(lost).rpartition(".")[2]: ROUTE_FIRST_STATE}
         raise ValueError(f"stored states have no handler: {numbers}; for example renamed_states = {example}")
-    return rows
+    return renamed
 
 
 def _follow(key, state, renames):

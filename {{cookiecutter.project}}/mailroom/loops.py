@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 
 HOUR = 3600
+MAX_REPLIES = 100_000  # that are remembered
 HEADERS = ("list-", "x-autoreply", "x-autorespond")
 COMMENT = re.compile(r"\([^()]*\)")
 
@@ -42,7 +43,10 @@ def _words(message, name):
 
 
 class ReplyLimit:
-    """Count the replies to each address within the last hour, in this worker's memory."""
+    """Count the replies to each address within the last hour, in this worker's memory.
+
+    Of a flood, it remembers the last `MAX_REPLIES`.
+    """
 
     def __init__(self, replies_per_hour, clock=time.monotonic):
         self.replies_per_hour = replies_per_hour
@@ -50,14 +54,14 @@ class ReplyLimit:
         self._sent = deque()  # when and to whom, for each reply of the last hour
         self._numbers = Counter()
 
-    def is_reached(self, address):
-        """Return whether `address` has had `replies_per_hour` replies in the last hour."""
-        while self._sent and self._sent[0][0] <= self.clock() - HOUR:
+    def is_reached(self, address, more=0):
+        """Return whether `address` has had `replies_per_hour` replies in the last hour, with `more` to come."""
+        while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
             _, answered = self._sent.popleft()
             self._numbers[answered] -= 1
             if not self._numbers[answered]:
                 del self._numbers[answered]
-        return self._numbers[address] >= self.replies_per_hour
+        return self._numbers[address] + more >= self.replies_per_hour
 
     def count(self, address, replies):
         """Count that many `replies` to `address`."""

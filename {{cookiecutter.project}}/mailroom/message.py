@@ -2,13 +2,14 @@
 
 import re
 from email import message_from_bytes
+from email import parser as _  # noqa: F401  now, and not with the first mail, when files may be short
 from email.message import Message as Part
 
 from salmon import encoding
 from salmon.mail import MailRequest
 from salmon.server import SMTPError
 
-from mailroom.plain_text import one_line
+from mailroom.plain_text import one_line, without_surrogates
 from mailroom.reply import make_reply, message_id
 
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
@@ -41,8 +42,10 @@ class Message(MailRequest):
             if header not in self.base:
                 self.base[header] = address
         self.bounce = None
+        self.transaction = None
         self.unhandled = False
         self.replies = 0
+        self.replies_left_out = 0
 
     def __getitem__(self, name):
         """Return a header as one line of text, None when there is none; as it came when it cannot be decoded."""
@@ -63,6 +66,11 @@ class Message(MailRequest):
         """Return `text`."""
         return self.text
 
+    @property
+    def connection(self):
+        """The connection to the database of the states, for own tables; see `mailroom.storage.Transaction`."""
+        return self.transaction.connection
+
     def reply(self, template, sender, reply_to=None, **variables):
         """Answer the sender with a template; the answer leaves when the mail has been handled.
 
@@ -70,7 +78,7 @@ class Message(MailRequest):
         subject, its text begins after the first empty line. `sender` and `reply_to` are addresses, with or
         without a name. The rest are variables of the template, which knows `domain` as well. The answer goes
         to the envelope sender, with the null sender as its own. Automated mail is not answered (RFC 3834,
-        section 2), nor is anybody more often than `replies_per_hour`. Raises `ValueError` for a template or
+        section 2); beyond `replies_per_hour`, answers are left out. Raises `ValueError` for a template or
         an address that cannot be used.
         """
         data = make_reply(self, template, sender, reply_to, variables)
@@ -113,7 +121,7 @@ def read(room, peer, sender, recipient, data):
         raise _too_much("lines")
     try:
         return Message(room, peer, sender, recipient, data)
-    except SMTPError:
+    except (SMTPError, MemoryError, ImportError, OSError):  # trouble of this machine is 451
         raise
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
@@ -122,7 +130,7 @@ def read(room, peer, sender, recipient, data):
 def _decoded(part):
     octets = part.get_payload(decode=True) or b""
     try:
-        return octets.decode(part.get_content_charset("utf-8"))
+        return without_surrogates(octets.decode(part.get_content_charset("utf-8")))
     except (LookupError, ValueError, TypeError):  # a charset that is unknown, untrue, or broken itself
         return octets.decode("utf-8", "replace")
 

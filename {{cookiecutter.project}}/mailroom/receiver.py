@@ -174,6 +174,11 @@ class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
             super().push(b"250-SIZE %d" % self.receiver.room.max_message_size)
         super().push(answer)
 
+    def lmtp_EHLO(self, arg):
+        self.push(b"500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")
+
+    lmtp_HELO = lmtp_EHLO
+
     def say(self, answer):
         self.push(answer.encode("ascii"))
 

@@ -1,14 +1,11 @@
-"""How mail goes out: through one relay, over one connection for as long as that lives.
+"""Send mail through one relay, over one connection for as long as that lives."""
 
-What a handler sends is held until its mail has been handled, the twin of what
-`mailroom.storage.base` does with the states.
-"""
-
+import ipaddress
 import re
 import smtplib
 import ssl
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from email.message import Message
@@ -17,6 +14,10 @@ from email.utils import getaddresses
 from salmon import server
 from salmon.server import SMTPError
 
+from mailroom import storage
+from mailroom.settings import refuse
+
+IMPLICIT_TLS = 465  # the port
 TIMEOUT = 30  # seconds, in which nothing comes from the relay
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
@@ -33,32 +34,20 @@ class Envelope:
 
 
 class Relay(server.Relay):
-    """`salmon.server.Relay` with a timeout, a kept connection, and replies that wait for their mail.
+    """`salmon.server.Relay` with a timeout and a kept connection; within a transaction, mail leaves with its commit.
 
-    `username` and `password` log in; `tls` asks for TLS and checks the certificate.
+    `username` and `password` log in. `tls` encrypts and checks the certificate: from the first octet on at port
+    465 (RFC 8314, section 3.3), else by STARTTLS. Ends the process with one line when a password would be sent in
+    clear to another machine.
     """
 
     def __init__(self, host, port, username="", password="", tls=False, timeout=TIMEOUT):
         super().__init__(host, port, username, password, starttls=tls)
+        if username and not tls and not _is_this_machine(host):
+            refuse("RELAY_TLS", tls, f"sends the password to {host} in clear; for example RELAY_TLS=yes")
         self.timeout = timeout
         self._connection = None
         self._one_mail = threading.RLock()
-        self._here = threading.local()
-
-    @contextmanager
-    def held(self):
-        """Hold what is delivered within the block; send it at the end or, on an exception, never.
-
-        Yields the list of `Envelope`s. Raises `salmon.server.SMTPError` when the relay fails; of
-        several mails, those before the one that failed have been sent.
-        """
-        self._here.held = held = []
-        try:
-            yield held
-        finally:
-            self._here.held = None
-        for envelope in held:
-            self.send_now(envelope)
 
     def deliver(self, message, To=None, From=None):
         """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
@@ -71,18 +60,22 @@ class Relay(server.Relay):
         sender = From or getattr(message, "From", None) or message["From"]
         envelope = Envelope(_addresses(sender)[0], _addresses(recipients), _octets(message))
         _commands(envelope)  # raises now, and not when others of this mail have left
-        held = getattr(self._here, "held", None)
-        if held is None:
+        transaction = storage.current()
+        if transaction is None:
             self.send_now(envelope)
         else:
-            held.append(envelope)
+            transaction.send(envelope)
 
     def configure_relay(self, hostname):
         """Return a new connection to the relay, encrypted and logged in as the settings ask."""
-        connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
+        context = ssl.create_default_context()
+        if self.starttls and self.port == IMPLICIT_TLS:
+            connection = smtplib.SMTP_SSL(hostname, self.port, timeout=self.timeout, context=context)
+        else:
+            connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
         try:
-            if self.starttls:
-                connection.starttls(context=ssl.create_default_context())
+            if self.starttls and self.port != IMPLICIT_TLS:
+                connection.starttls(context=context)
             if self.username:
                 connection.login(self.username, self.password)
             connection.ehlo_or_helo_if_needed()
@@ -134,6 +127,13 @@ class Relay(server.Relay):
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _is_this_machine(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _offer(connection, envelope):

@@ -21,7 +21,7 @@ def make_reply(message, template, sender, reply_to, variables):
     The arguments and errors are those of `Message.reply`.
     """
     room = message.room
-    if is_from_machine(message) or room.reply_limit.is_reached(message.From):
+    if is_from_machine(message):
         return None
     text = room.templates.get_template(template).render({"domain": room.domain, **variables})
     subject, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
@@ -64,7 +64,7 @@ def _mailbox(text):
     name, address = parseaddr(text)
     if "@" not in address:
         raise ValueError(f"no address in {text!r}; a name with other characters than letters needs quotes")
-    if name.isascii():
+    if name.isascii() and len(text) <= MAX_LINE:
         return formataddr((name, address))
     mailbox = Header(name, "utf-8", header_name="Reply-To")
     mailbox.append(f"<{address}>", "us-ascii")

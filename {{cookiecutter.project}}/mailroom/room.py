@@ -1,12 +1,16 @@
-"""What happens to one mail: its handlers run, its replies go out and its states are kept, or nothing happened.
+"""What happens to one mail: it is one transaction, and nothing has happened when that fails.
 
-The order is handle, send, commit, and only then 250.
+lock the sender -> handled before? then 250 -> handlers run -> send -> commit -> 250
 """
 
+import hashlib
 import importlib.util
 import logging
+import os
 import re
 import sys
+import traceback
+from contextlib import suppress
 from email.utils import formatdate, make_msgid
 
 import jinja2
@@ -16,12 +20,13 @@ from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 from mailroom import handlers as known
-from mailroom.files import make_private
+from mailroom.files import make_private, other_package
 from mailroom.loops import ReplyLimit, is_from_machine
 from mailroom.message import read
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
-from mailroom.storage.base import MailStates
+from mailroom.storage import Storage
+from mailroom.storage.joined import JoinedStorage
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +39,8 @@ class Mailroom:
 
     `relay` takes what goes out. `templates` is a folder in a package, such as `app/templates`. `secret_key`
     signs tokens. An address gets at most `replies_per_hour` replies, from this worker. `renamed_states`,
-    `{old: new}`, names the states that were renamed since the last release. A mail has at most
+    `{old: new}`, names the states that were renamed since the last release. `tables(connection)` creates the
+    application's own tables where they are missing. A mail has at most
     `max_message_size` octets.
     """
 
@@ -46,8 +52,11 @@ class Mailroom:
         secret_key,
         replies_per_hour=20,
         renamed_states=(),
+        tables=None,
         max_message_size=10 * 1024 * 1024,
     ):
+        if not secret_key and os.path.exists("run/secret_key"):
+            refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
         if not secret_key:
             rule = "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints"
             refuse("SECRET_KEY", "", rule)
@@ -61,14 +70,24 @@ class Mailroom:
         self.tokens = Tokens(secret_key)
         self.reply_limit = ReplyLimit(replies_per_hour)
         self.renamed_states = dict(renamed_states)
+        self.tables = tables
+        self._storage = None
         self.max_message_size = max_message_size
 
     @property
     def storage(self):
-        """The storage that the Router has now, wherever it was attached, as a `MailStates`."""
-        if not isinstance(Router.STATE_STORE, MailStates):
-            Router.STATE_STORE = MailStates(Router.STATE_STORE)
-        return Router.STATE_STORE
+        """The `Storage` that the Router has now; one with Salmon's three methods only is wrapped where it stands."""
+        storage = Router.STATE_STORE
+        if storage is not self._storage:
+            if not isinstance(storage, Storage):
+                storage = Router.STATE_STORE = JoinedStorage(storage)
+            if self.tables:
+                try:
+                    storage.create_tables(self.tables)
+                except NotImplementedError:
+                    sys.exit(f"ERROR: {storage!r} has no own tables; leave out `tables=` in config/boot.py")
+            self._storage = storage
+        return storage
 
     def load(self, handlers):
         """Load modules of handlers into the Router, and compile the templates; raise what a broken one raises.
@@ -78,6 +97,9 @@ class Mailroom:
         for module in handlers:
             if not _exists(module):
                 refuse("HANDLERS", handlers, f"cannot be used: there is no module {module}")
+        for package in {module.partition(".")[0] for module in handlers}:
+            if other := other_package(package):
+                refuse("HANDLERS", handlers, f"cannot be used: {other} comes before the application's own {package}")
         view.LOADER = self.templates
         Router.RELOAD = False  # with it, every mail imports all handlers anew
         Router.LOG_EXCEPTIONS = False  # a handler's exception reaches the receiver, which answers 451
@@ -100,7 +122,8 @@ class Mailroom:
             make_private(folder)
         try:
             self.storage.open()
-            known.rename(self.storage, self.renamed_states)
+            with suppress(NotImplementedError):  # a storage that does not show its rows
+                known.rename(self.storage, self.renamed_states)
         except ValueError as error:
             sys.exit(f"ERROR: {error}")
         except SMTPError as error:
@@ -128,21 +151,32 @@ class Mailroom:
             raise SMTPError(550, "5.1.1 There is no such address here")
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
-        machine = is_from_machine(message)
-        stateless = machine or self.reply_limit.is_reached(message.From)
-        states = self.storage
-        with states.conversation(message.From, stateless):
-            with self.relay.held() as sent:
-                if not stateless:
-                    _refuse_without_handler(message, handlers)
-                _handle(message, states)
-                states.check()  # before a reply leaves, again at every try
-            replies = [envelope for envelope in sent if message.envelope_sender in envelope.recipients]
-            self.reply_limit.count(message.From, len(replies))
         mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
-        LOG.info("%s %s, sent: %d", "ignored" if message.unhandled else "handled", mail, len(sent))
-        if stateless:
-            LOG.info("not answered: %s", "automated mail" if machine else "replies_per_hour is reached")
+        machine = is_from_machine(message)
+        storage = self.storage
+        with storage.transaction(message.From, stateless=machine) as message.transaction:
+            if _can_come_twice(message) and message.transaction.handled(_digest(message)):
+                LOG.info("handled before: %s", mail)
+                return
+            if not machine:
+                _refuse_without_handler(message, handlers)
+            _handle(message)
+            replies = self._limit_replies(message)
+            storage.check(message.transaction)
+            for envelope in message.transaction.mail:
+                self.relay.send_now(envelope)
+        self.reply_limit.count(message.From, replies)
+        LOG.info("%s %s, sent: %d", "ignored" if message.unhandled else "handled", mail, len(message.transaction.mail))
+        if machine:
+            LOG.info("not answered: automated mail")
+
+    def transaction(self):
+        """Return a context for a script or a test: states, own tables and mail of its block are kept together.
+
+        with settings.room.transaction() as transaction:
+            transaction.connection.execute("SELECT …")
+        """
+        return self.storage.transaction()
 
     def send(self, mail, to=None, sender=None):
         """Send an `email.message.EmailMessage`, or hold it where mail is being handled.
@@ -156,6 +190,19 @@ class Mailroom:
         if "Message-ID" not in mail:
             mail["Message-ID"] = make_msgid(domain=self.domain)
         self.relay.deliver(mail, To=to, From=sender)
+
+    def _limit_replies(self, message):
+        """Leave out the replies that are too many for this hour; return how many are left."""
+        replies = 0
+        for envelope in list(message.transaction.mail):
+            if message.envelope_sender in envelope.recipients:
+                if self.reply_limit.is_reached(message.From, replies):
+                    LOG.warning("left out a reply to %r: replies_per_hour is reached", message.From)
+                    message.transaction.mail.remove(envelope)
+                    message.replies_left_out += 1
+                else:
+                    replies += 1
+        return replies
 
     def push(self, message):
         """Mark a mail that no handler took; the Router calls this as its `UNDELIVERABLE_QUEUE`."""
@@ -171,6 +218,17 @@ def message_id(data):
     """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
     found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
     return found[1].decode("ascii") if found else "unknown"
+
+
+def _can_come_twice(message):
+    """Return whether the same octets are the same mail: what has no Message-ID and came from nowhere is typed twice."""
+    return "message-id" in message.base or "received" in message.base
+
+
+def _digest(message):
+    """Return a hash of the envelope and the octets of a mail."""
+    envelope = repr((message.From, message.To)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(envelope + b"\0" + message.Data, digest_size=16).digest()
 
 
 def _exists(module):
@@ -198,14 +256,15 @@ def _refuse_without_handler(message, handlers):
         raise SMTPError(550, "5.7.1 There is nothing for you at this address now") from reason
 
 
-def _handle(message, states):
+def _handle(message):
     """Let the Router call the handlers; raise `TypeError` for the next state of one that no handler has."""
     try:
         Router.deliver(message)
     except AttributeError as error:
-        if error.name not in ("__module__", "__name__"):  # by which the Router knows a state
-            raise
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if error.name not in ("__module__", "__name__") or last.f_globals["__name__"] != Router.__module__:
+            raise  # it was not the Router that asked for the name of the next state
         raise TypeError(f"a handler for {message.To} returned {error.obj!r}, which is no handler") from None
-    for key, _, state in states.changes():
+    for key, _, state in message.transaction.changes():
         if not known.has_handler(key, state):
             raise TypeError(f"a handler for {message.To} returned {state}, which has no route in {key}")

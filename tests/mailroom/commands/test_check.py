@@ -9,6 +9,7 @@ from importlib import metadata
 import pytest
 from salmon.routing import Router
 
+from mailroom.storage.sqlite import SQLiteStorage
 from tests.mailroom.commands.conftest import WalkableStorage
 
 MODULE = "tests.mailroom.trial_list"
@@ -88,3 +89,25 @@ def test_state_that_no_handler_has_is_told(check):
     Router.STATE_STORE.set(f"{MODULE}:news", "alice@people.example", "GONE")
 
     assert check()["stored states"].startswith(f"stored states have no handler: {MODULE}.GONE (1)")
+
+
+def test_damaged_database_is_told(check, tmp_path):
+    storage = Router.STATE_STORE = SQLiteStorage(tmp_path / "states")
+    storage.set_all([(f"{MODULE}:news", f"{number}@people.example", "SUBSCRIBED") for number in range(1000)])
+    assert "stored states" not in check()
+    storage.close()
+    with open(storage.path, "r+b") as database:
+        database.seek(3 * 4096 + 8)
+        database.write(b"\xff" * 2000)
+
+    told = check()["stored states"]
+    assert told.startswith(f"{storage!r} fails: ") and "stop the server and use `operate.py restore FILE`" in told
+    storage.close()
+
+
+def test_check_takes_back_the_state_that_it_writes(check, tmp_path):
+    storage = Router.STATE_STORE = SQLiteStorage(tmp_path / "states")
+
+    assert "storage" not in check()
+    assert list(storage) == []
+    storage.close()

@@ -1,17 +1,21 @@
 """What an operator sees and changes with `operate.py states`."""
 
 import json
+import re
 import sys
+import time
+from datetime import datetime, timezone
 
 import pytest
-from salmon.routing import Router
+from salmon.routing import Router, StateStorage
 
+from mailroom.storage.sqlite import SQLiteStorage
 from tests.mailroom.commands.conftest import WalkableStorage
 
 MODULE = "tests.mailroom.trial_list"
 KEY = f"{MODULE}:news"
 ALICE, BOB = "alice@people.example", "bob@people.example"
-NEW = "new@people.example"
+NEW, CAROL = "new@people.example", "carol@people.example"
 TICKETS = """
 from salmon.routing import route, route_like, state_key_generator
 
@@ -272,8 +276,161 @@ def test_import_tells_of_states_without_a_handler(states):
     assert f"No handler has the state GONE of {KEY}: 1 rows" in states("import", input=row)
 
 
+class ThreeMethods(StateStorage):
+    """The storage of Salmon's "Writing A State Storage Backend": it does not show its rows."""
+
+    def get(self, key, sender):
+        return "START"
+
+    def set(self, key, sender, state):
+        pass
+
+    def clear(self):
+        pass
+
+
 def test_storage_that_does_not_yield_its_rows_is_named(run):
+    Router.STATE_STORE = ThreeMethods()
+
     result = run("states", "list")
 
     assert result.exit_code == 1
     assert "attached in config/boot.py: a storage must yield its rows" in result.output
+
+
+DAY = 24 * 3600
+NIGHTLY = ["expire", "--state", "CONFIRMING", "--older-than", "30d"]
+
+
+@pytest.fixture
+def dated(states, room, tmp_path):
+    """An SQLite storage: Alice is SUBSCRIBED for 40 days, Bob CONFIRMING for 31, Carol for 29."""
+    storage = Router.STATE_STORE = SQLiteStorage(tmp_path / "states")
+    for sender, state, days in ((ALICE, "SUBSCRIBED", 40), (BOB, "CONFIRMING", 31), (CAROL, "CONFIRMING", 29)):
+        storage.set(KEY, sender, state)
+        age(storage, sender, days * DAY)
+    yield storage
+    storage.close()
+
+
+def age(storage, sender, seconds):
+    """Let the states of a sender have changed that long ago."""
+    with storage.transaction() as transaction:
+        update = "UPDATE states SET changed = ? WHERE sender = ?"
+        transaction.connection.execute(update, (time.time() - seconds, sender))
+
+
+def test_list_shows_when_a_state_changed(states, dated):
+    age(dated, ALICE, 0)
+    dated.set(KEY, ALICE, "SUBSCRIBED")
+    now = datetime.now(timezone.utc)
+
+    shown = states("list", "--sender", ALICE)
+    changed = json.loads(states("list", "--sender", ALICE, "--json"))["changed"]
+
+    assert re.search(r" (\S+Z)  ", shown)[1][:10] == f"{now:%Y-%m-%d}"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", changed)
+    assert abs((now - datetime.fromisoformat(changed)).total_seconds()) < 60
+
+
+def test_list_without_a_date_where_the_storage_does_not_know_it(states):
+    assert states("list", "--sender", ALICE).split() == ["SUBSCRIBED", KEY, ALICE]
+    assert json.loads(states("list", "--sender", ALICE, "--json"))["changed"] is None
+
+
+def test_exported_row_has_three_fields_and_no_date(states, dated):
+    rows = [json.loads(line) for line in states("export").splitlines()]
+
+    assert [row.keys() for row in rows] == [{"key", "sender", "state"}] * 3
+
+
+@pytest.mark.parametrize(
+    ["options", "expected"],
+    [
+        (["--older-than", "30d"], [ALICE, BOB]),
+        (["--older-than", "950h"], [ALICE]),
+        (["--older-than", "60000m"], []),
+        (["--older-than", "30d", "--state", "CONFIRMING"], [BOB]),
+        (["--older-than", "0m"], [ALICE, BOB, CAROL]),
+    ],
+)
+def test_list_of_old_states(states, dated, options, expected):
+    assert senders(states("list", "--json", *options)) == expected
+
+
+@pytest.mark.parametrize("age", ["30", "d", "-1d", "30 d", "1.5h", "30w", ""])
+def test_age_needs_a_number_and_a_unit(states, age):
+    refusal = states("list", f"--older-than={age}", exit_code=2)
+
+    assert f"{age!r} must be a number of days (d), hours (h) or minutes (m); for example 30d" in refusal
+
+
+@pytest.mark.parametrize("command", [["list", "--older-than", "30d"], NIGHTLY])
+def test_storage_that_does_not_know_when_states_changed_says_so(states, storage, command):
+    before = list(storage)
+
+    refusal = states(*command, exit_code=1)
+
+    assert refusal == f"Error: --older-than: {Router.STATE_STORE!r} does not know when a state changed\n"
+    assert list(storage) == before
+
+
+def test_expire_puts_old_states_back_to_the_start(states, dated):
+    assert states(*NIGHTLY) == f"CONFIRMING -> START  {KEY}  {BOB}\n1 expired\n"
+
+    assert [row[1:3] for row in dated.rows()] == [(ALICE, "SUBSCRIBED"), (CAROL, "CONFIRMING")]
+    assert states(*NIGHTLY) == "0 expired\n"
+
+
+def test_expire_for_an_address_leaves_states_for_other_addresses(states, dated):
+    dated.set(f"{MODULE}:other", BOB, "CONFIRMING")
+    age(dated, BOB, 31 * DAY)
+
+    assert states(*NIGHTLY, "--to", "news").splitlines()[-1] == "1 expired"
+    assert dated.get(f"{MODULE}:other", BOB) == "CONFIRMING"
+
+
+def test_expire_finds_a_state_that_nobody_is_in_without_an_error(states, dated):
+    dated.clear()
+
+    assert states(*NIGHTLY) == "0 expired\n"
+
+
+def test_expire_refuses_a_state_that_there_is_not(states, dated):
+    refusal = states("expire", "--state", "CONFIRMIN", "--older-than", "30d", exit_code=1)
+
+    assert refusal == "Error: no sender is in the state CONFIRMIN; states that there are: CONFIRMING, SUBSCRIBED\n"
+
+
+def test_expire_of_a_state_whose_handler_has_gone(states, dated):
+    dated.set(KEY, BOB, "GONE")
+    age(dated, BOB, 31 * DAY)
+
+    assert states("expire", "--state", "GONE", "--older-than", "30d").splitlines()[-1] == "1 expired"
+
+
+@pytest.mark.parametrize("options", [["--state", "CONFIRMING"], ["--older-than", "30d"]])
+def test_expire_needs_a_state_and_an_age(states, dated, options):
+    assert "Missing option" in states("expire", *options, exit_code=2)
+    assert len(list(dated)) == 3
+
+
+@pytest.mark.parametrize("state", ["SUBSCRIBED", "CONFIRMING"])
+def test_expire_leaves_a_sender_who_wrote_after_the_rows_were_read(states, dated, monkeypatch, state):
+    rows = list(dated.rows())
+    monkeypatch.setattr(dated, "rows", lambda: iter(rows))
+    dated.set(KEY, BOB, "START")
+    dated.set(KEY, BOB, state)
+
+    assert states(*NIGHTLY) == "0 expired\n"
+    assert dated.get(KEY, BOB) == state
+
+
+def test_expire_waits_for_the_mail_of_a_sender(states, dated):
+    other = SQLiteStorage(dated.path)
+
+    with other.transaction(BOB):
+        refusal = states(*NIGHTLY, exit_code=1)
+
+    assert "Another mail of this sender is being handled" in refusal
+    assert dated.get(KEY, BOB) == "CONFIRMING"

@@ -10,12 +10,11 @@ from salmon.routing import Router
 
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
-from mailroom.storage.base import MailStates
 from mailroom.testing import assert_in_state, receive
 from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
-from tests.mailroom.storage.contracts import MailStatesContract, OurSharedStorageContract
+from tests.mailroom.storage.contracts import OurSharedStorageContract
 
 pymysql.install_as_MySQLdb()  # Django asks for another driver
 
@@ -51,12 +50,12 @@ def storage(server):
 
 @pytest.fixture
 def states(storage, monkeypatch):
-    states = MailStates(storage)
+    states = storage
     monkeypatch.setattr(Router, "STATE_STORE", states)
     return states
 
 
-class TestOnAServer(OurSharedStorageContract, MailStatesContract):
+class TestOnAServer(OurSharedStorageContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage()
@@ -109,7 +108,7 @@ def test_an_error_that_a_handler_hides_is_answered_451(storage, wrong):
         else:
             connection.cursor().execute("SELECT 1 / 0")
 
-    with refused(451), storage.conversation(ALICE):
+    with refused(451), storage.transaction(ALICE):
         State.objects.create(key="order", sender=ALICE, state="PAID")
         with suppress(DatabaseError):
             write()
@@ -153,12 +152,12 @@ def test_a_function_that_fails_after_the_commit_leaves_the_mail_handled(states, 
 
 
 def test_a_connection_that_broke_outside_of_the_storage_is_left(states):
-    """A handler's own database, or that of the states in the mail of a machine, which is no conversation."""
+    """A handler's own database, or that of the states in the mail of a machine, which locks nobody."""
     State.objects.count()
     end_connection(connection_number())
     with pytest.raises(DatabaseError):
         State.objects.count()
-    with states.conversation("", stateless=True):
+    with states.transaction("", stateless=True):
         assert State.objects.count() == 0
 
 
@@ -166,7 +165,7 @@ def test_a_connection_that_broke_outside_of_the_storage_is_left(states):
 def test_a_mail_that_waited_for_a_lock_reads_what_the_one_before_has_left(storage):
     """Whatever level the site has."""
     connection.cursor().execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    with storage.conversation(ALICE), connection.cursor() as cursor:
+    with storage.transaction(ALICE), connection.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert cursor.fetchone() == ("read committed",)
 
@@ -174,7 +173,7 @@ def test_a_mail_that_waited_for_a_lock_reads_what_the_one_before_has_left(storag
 @pytest.mark.parametrize("server", ["mariadb"], indirect=True)
 def test_an_error_that_a_handler_hides_does_no_harm(storage):
     """MariaDB undoes the statement that failed, and goes on."""
-    with suppress(DatabaseError), storage.conversation(ALICE):
+    with suppress(DatabaseError), storage.transaction(ALICE):
         storage.set(KEY, ALICE, "CONFIRMING")
         with suppress(DatabaseError):
             connection.cursor().execute("no SQL")
@@ -196,7 +195,7 @@ def test_every_connection_reads_what_others_have_committed(storage):
         connection.cursor().execute("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
 
 
-@pytest.mark.parametrize("call", ["get", "set", "iterate", "conversation"])
+@pytest.mark.parametrize("call", ["get", "set", "iterate", "transaction"])
 def test_no_call_fails_when_its_connection_went_stale(storage, call):
     storage.set(KEY, ALICE, "CONFIRMING")
     end_connection(connection_number())
@@ -208,21 +207,22 @@ def test_no_call_fails_when_its_connection_went_stale(storage, call):
     elif call == "iterate":
         assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
     else:
-        with storage.conversation(ALICE):
+        with storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
 @pytest.mark.parametrize("moment", ["before the states are kept", "after they are, before the end"])
-def test_a_connection_that_breaks_in_a_conversation_changes_nothing(storage, moment):
-    with refused(451), storage.conversation(ALICE):
+def test_a_connection_that_breaks_in_a_transaction_changes_nothing(storage, moment):
+    with refused(451), storage.transaction(ALICE):
         number = connection_number()
         if moment == "before the states are kept":
-            end_connection(number)
-        storage.set(KEY, ALICE, "SUBSCRIBED")
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        else:
+            storage.set_all([(KEY, ALICE, "SUBSCRIBED")])
         end_connection(number)
     assert storage.get(KEY, ALICE) == "START"
-    with storage.conversation(ALICE):
+    with storage.transaction(ALICE):
         storage.set(KEY, ALICE, "CONFIRMING")
     assert storage.get(KEY, ALICE) == "CONFIRMING"
 
@@ -230,7 +230,7 @@ def test_a_connection_that_breaks_in_a_conversation_changes_nothing(storage, mom
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(storage):
     def lock_the_table():
-        with storage.conversation(BOB), connection.cursor() as cursor:
+        with storage.transaction(BOB), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE mail_states_state IN ACCESS EXCLUSIVE MODE")
             locked.set()
             done.wait(60)

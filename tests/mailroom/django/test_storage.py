@@ -10,7 +10,7 @@ from salmon.routing import Router
 from mailroom.django.storage import DjangoStorage
 from mailroom.testing.contract import ALICE, BOB, KEY, refused
 from tests.mailroom.django.conftest import known_as
-from tests.mailroom.storage.contracts import MailStatesContract, OurSharedStorageContract
+from tests.mailroom.storage.contracts import OurSharedStorageContract
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract, MailStatesContract):
+class TestDjangoStorage(OurSharedStorageContract):
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage(storage.using)
@@ -30,7 +30,7 @@ class TestDjangoStorage(OurSharedStorageContract, MailStatesContract):
     def test_the_constructor_opens_nothing(self, storage, tmp_path):
         assert repr(storage) == f"<DjangoStorage {tmp_path}/states.sqlite3>"
         assert list(tmp_path.iterdir()) == []
-        with storage.conversation(ALICE):
+        with storage.transaction(ALICE):
             assert storage.get(KEY, ALICE) == "START"
 
     @pytest.mark.parametrize("sender", [None, "a\0b", "\ud800", "a" * 401])

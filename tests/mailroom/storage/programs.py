@@ -1,16 +1,20 @@
 """Programs that use one SQLite file in processes of their own: `python programs.py NAME PATH ...`."""
 
 import faulthandler
+import logging
 import os
 import random
 import resource
+import sqlite3
 import sys
 import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import FunctionType
 
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from mailroom.storage.sqlite import SQLiteStorage
@@ -48,6 +52,19 @@ def count(path, sender):
         print(number, flush=True)
 
 
+def count_rows(path, sender):
+    """Handle mail after mail of a sender, each a state, a row and a note, and say each number once it is handled."""
+    storage = SQLiteStorage(path)
+    storage.create_tables(_posts)
+    while True:
+        with storage.transaction(sender) as transaction:
+            number = int((storage.get(KEY, sender)).removeprefix("START") or 0) + 1
+            assert not transaction.handled(f"{number} {sender}".encode())
+            transaction.connection.execute("INSERT INTO posts VALUES (?)", (f"{number} {sender}",))
+            storage.set(KEY, sender, str(number))
+        print(number, flush=True)
+
+
 def open_at_once(path):
     """Open a file that may not be there as others do, and use it."""
     _wait_for_the_others()
@@ -77,6 +94,94 @@ def full_disk(path):
     assert len(kept) == number + 2, "a state that was refused is there"
 
 
+def hide_a_full_disk(path):
+    """Meet a full disk in a handler that hides it; the mail is refused, and the next one is handled."""
+    storage = SQLiteStorage(path)
+    storage.create_tables(_posts)
+    storage.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+    try:
+        with storage.transaction("alice@people.example") as transaction:
+            storage.set(KEY, "alice@people.example", "SUBSCRIBED")
+            transaction.connection.execute("PRAGMA cache_size = 10")
+            for number in range(1000):
+                with suppress(sqlite3.Error):
+                    transaction.connection.execute("INSERT INTO posts VALUES (?)", (f"{number}{'x' * 3000}",))
+        print("the disk was never full")
+    except SMTPError as error:
+        print(error.code)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with storage.transaction("bob@people.example") as transaction:
+        print(transaction.connection.execute("SELECT count(*) FROM posts").fetchone()[0])
+        transaction.connection.execute("INSERT INTO posts VALUES ('late')")
+    print(*storage, len(list(sqlite3.connect(path).execute("SELECT * FROM posts"))))
+
+
+def between_marks(path, *kinds):
+    """Handle mails of these kinds, `read`, `state`, `row` or `both`, each between two lines on stdout."""
+    storage = SQLiteStorage(path)
+    storage.create_tables(_posts)
+    storage.set(KEY, "alice@people.example", "SUBSCRIBED")
+    for number, kind in enumerate(kinds):
+        os.write(1, f"{kind} begins\n".encode())
+        with storage.transaction("alice@people.example") as transaction:
+            transaction.handled(os.urandom(16))
+            storage.get(KEY, "alice@people.example")
+            storage.set(KEY, "alice@people.example", f"S{number}" if kind in ("state", "both") else "SUBSCRIBED")
+            if kind != "state":
+                list(transaction.connection.execute("SELECT * FROM posts"))
+                transaction.connection.execute("DELETE FROM posts WHERE text = 'not there'")
+            if kind in ("row", "both"):
+                transaction.connection.execute("INSERT INTO posts VALUES ('hello')")
+        os.write(1, f"{kind} ends\n".encode())
+        storage.set(KEY, "alice@people.example", "SUBSCRIBED")
+
+
+def write_slowly(path, seconds):
+    """Write a row in a handler, say so, and be slow."""
+    Router.HANDLERS["app.handlers.slow"] = None
+    logging.basicConfig(format="%(message)s")
+    storage = SQLiteStorage(path)
+    storage.create_tables(_posts)
+
+    def SLOW():
+        transaction.connection.execute("INSERT INTO posts VALUES ('slow')")
+        print("written", flush=True)
+        time.sleep(float(seconds))
+
+    with storage.transaction("alice@people.example") as transaction:
+        FunctionType(SLOW.__code__, {**globals(), "__name__": "app.handlers.slow"}, closure=SLOW.__closure__)()
+
+
+def migrate(path):
+    """Open a file of version 0.1 as others do, with own tables, and use both."""
+    _wait_for_the_others()
+    storage = SQLiteStorage(path)
+    storage.create_tables(_posts_once)
+    sender = f"worker-{os.getpid()}@b.example"
+    with storage.transaction(sender) as transaction:
+        assert storage.get(KEY, "0@b.example") == "SUBSCRIBED"
+        storage.set(KEY, sender, "SUBSCRIBED")
+        transaction.connection.execute("INSERT INTO posts VALUES (?)", (sender,))
+    print(sender)
+
+
+def is_noted(path, digest):
+    """Say whether a mail was handled."""
+    with SQLiteStorage(path).transaction("bob@people.example") as transaction:
+        print(transaction.handled(bytes.fromhex(digest)))
+
+
+def _posts(connection):
+    connection.execute("CREATE TABLE IF NOT EXISTS posts (text TEXT)")
+
+
+def _posts_once(connection):
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'posts'").fetchone():
+        connection.execute("CREATE TABLE posts (text TEXT)")
+        connection.execute("INSERT INTO posts VALUES ('the first one')")
+
+
 def fork(path, rounds):
     """Fork while other threads are in statements, conversations and constructors; both sides go on."""
     storage = SQLiteStorage(path)
@@ -88,7 +193,7 @@ def fork(path, rounds):
         while not stop.is_set():
             number += 1
             sender = f"{os.getpid()}-{thread}@b.example"
-            with storage.conversation(sender):
+            with storage.transaction(sender):
                 storage.set(KEY, sender, str(number))
                 if storage.get(KEY, sender) != str(number):
                     failures.append(sender)
@@ -145,7 +250,7 @@ def subscribe(path, threads, senders):
         random.Random(os.getpid() + thread).shuffle(numbers)
         for number in numbers:
             sender = f"{number}@b.example"
-            with storage.conversation(sender):
+            with storage.transaction(sender):
                 if storage.get(KEY, sender) == "START":
                     time.sleep(0.002)
                     os.write(1, f"{sender}\n".encode())  # at once, unlike what print does
@@ -156,7 +261,7 @@ def subscribe(path, threads, senders):
 
 def hold(path, sender):
     """Lock a sender, say so, and never release it."""
-    with SQLiteStorage(path).conversation(sender):
+    with SQLiteStorage(path).transaction(sender):
         print("held", flush=True)
         time.sleep(600)
 
@@ -177,7 +282,7 @@ def _in_child(storage, path, name):
         thread = threading.Thread(target=storage.set, args=(KEY, f"thread of {name}@b.example", "SUBSCRIBED"))
         thread.start()
         thread.join()
-        with storage.conversation(name):
+        with storage.transaction(name):
             assert SQLiteStorage(path).get(KEY, f"{name}@b.example") == "SUBSCRIBED"
         status = 0
     except BaseException:

@@ -34,5 +34,33 @@ def test_the_lock_of_a_killed_process_is_free_at_once(start, open_storage):
     holder.kill()
     holder.wait()
 
-    with storage.conversation("alice@people.example"):
+    with storage.transaction("alice@people.example"):
         pass
+
+
+def test_state_own_row_and_note_survive_a_kill_together_or_not_at_all(start, open_storage):
+    senders = [f"{number}@b.example" for number in range(3)]
+    acknowledged = dict.fromkeys(senders, 0)
+    for _ in range(6):
+        writers = {sender: start("count_rows", sender) for sender in senders}
+        for sender, writer in writers.items():
+            acknowledged[sender] = int(writer.stdout.readline() or writer.stderr.read())
+        time.sleep(random.uniform(0, 0.2))
+        for writer in writers.values():
+            writer.kill()
+        for sender, writer in writers.items():
+            said = writer.stdout.read().split()
+            acknowledged[sender] = int(said[-1]) if said else acknowledged[sender]
+
+        storage = open_storage()
+        with storage.transaction() as transaction:
+            posts = {text for (text,) in transaction.connection.execute("SELECT text FROM posts")}
+        expected = set()
+        for sender, number in acknowledged.items():
+            kept = int(storage.get(KEY, sender))
+            assert number <= kept <= number + 1
+            expected |= {f"{number} {sender}" for number in range(1, kept + 1)}
+            assert storage.is_handled(f"{kept} {sender}".encode())
+            assert not storage.is_handled(f"{kept + 1} {sender}".encode())
+        assert posts == expected
+        storage.close()

@@ -22,7 +22,9 @@ def test_nothing_is_lost_between_threads_and_processes(run_all, open_storage):
 def test_a_fresh_file_is_opened_by_many_at_once(run_all, open_storage, path):
     for _ in range(3):
         run_all(*[("open_at_once",)] * 6, at_once=True)
-        assert len(list(open_storage())) == 6
+        storage = open_storage()
+        assert len(list(storage)) == 6
+        storage.close()
         for file in path.parent.iterdir():
             file.unlink()
 

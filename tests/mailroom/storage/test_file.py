@@ -22,7 +22,7 @@ def test_files_and_folder_are_for_their_owner_only(no_umask, open_storage, path)
     for _ in range(2):
         storage = open_storage()
         storage.set(KEY, ALICE, "SUBSCRIBED")
-        with storage.conversation(ALICE):
+        with storage.transaction(ALICE):
             pass
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == dict.fromkeys([path.name + end for end in ("", "-wal", "-shm", "-locks")], 0o600)
@@ -38,9 +38,9 @@ def test_other_programs_can_read_the_table(storage, path):
 
 
 def test_set_waits_for_the_disk(storage):
-    assert storage._cursor.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert storage._connection().execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     if sys.platform == "darwin":
-        assert storage._cursor.execute("PRAGMA fullfsync").fetchone() == (1,)
+        assert storage._connection().execute("PRAGMA fullfsync").fetchone() == (1,)
 
 
 def test_a_state_that_does_not_change_is_not_written(storage, path):

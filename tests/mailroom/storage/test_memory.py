@@ -5,14 +5,15 @@ import ast
 import pytest
 from salmon.routing import MemoryStorage
 
-from mailroom.testing.contract import StorageContract
-from tests.mailroom.storage.contracts import AnyStringContract, MailStatesContract
+from mailroom.storage.joined import JoinedStorage
+from mailroom.testing.contract import OwnTablesContract
+from tests.mailroom.storage.contracts import AnyStringContract
 
 
-class TestMemoryStorage(AnyStringContract, StorageContract, MailStatesContract):
+class TestMemoryStorage(AnyStringContract, OwnTablesContract):
     @pytest.fixture
     def storage(self):
-        return MemoryStorage()
+        return JoinedStorage(MemoryStorage())
 
     def rows(self, storage):
-        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
+        return [(*ast.literal_eval(cell), state) for cell, state in storage.states.states.items() if state != "START"]

@@ -7,12 +7,14 @@ import sys
 import pytest
 
 from mailroom.storage.shelve import ShelveStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, refused
 from tests.mailroom.storage import ENVIRONMENT
-from tests.mailroom.storage.contracts import MailStatesContract, OurStorageContract
+from tests.mailroom.storage.contracts import OurStorageContract
 
 
-class TestShelveStorage(OurStorageContract, MailStatesContract):
+class TestShelveStorage(OurStorageContract, OwnTablesContract):
+    test_a_reader_does_not_see_half_a_mail_and_does_not_wait_for_it = None  # there is one mail at a time
+
     @pytest.fixture
     def storage(self, tmp_path):
         storage = ShelveStorage(tmp_path / "run" / "states")
@@ -23,18 +25,18 @@ class TestShelveStorage(OurStorageContract, MailStatesContract):
     def reopen(self):
         def reopen(storage):
             storage.close()
-            return ShelveStorage(storage.database_path)
+            return ShelveStorage(storage.path)
 
         return reopen
 
     def test_the_constructor_opens_nothing(self, storage, tmp_path):
         assert list(tmp_path.iterdir()) == []
-        ShelveStorage(storage.database_path)
+        ShelveStorage(storage.path)
         storage.open()
         with refused(451):
-            ShelveStorage(storage.database_path).open()
+            ShelveStorage(storage.path).open()
         storage.close()
-        ShelveStorage(storage.database_path).open()
+        ShelveStorage(storage.path).open()
 
     def test_a_key_that_is_not_ascii_is_refused_for_good(self, storage):
         with refused(554):
@@ -56,9 +58,9 @@ class TestShelveStorage(OurStorageContract, MailStatesContract):
 
     def test_a_damaged_state_makes_the_sending_server_keep_its_mail(self, storage):
         storage.open()
-        cell = storage.key(KEY.encode("ascii"), ALICE).encode()
+        cell = storage.states.key(KEY.encode("ascii"), ALICE).encode()
         for damaged in (b"", b"no pickle", b"cno_module\nname\n."):
-            with dbm.open(storage.database_path, "w") as shelf:
+            with dbm.open(storage.path, "w") as shelf:
                 shelf[cell] = damaged
             with refused(451):
                 storage.get(KEY, ALICE)
@@ -73,7 +75,7 @@ class TestShelveStorage(OurStorageContract, MailStatesContract):
 
     def test_a_second_process_is_refused(self, storage):
         storage.open()
-        program = f"from mailroom.storage.shelve import ShelveStorage; ShelveStorage({storage.database_path!r}).open()"
+        program = f"from mailroom.storage.shelve import ShelveStorage; ShelveStorage({storage.path!r}).open()"
         second = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
         assert second.returncode == 1
         assert "a shelf is for one process" in second.stderr

@@ -3,11 +3,11 @@
 import pytest
 
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import ALICE, KEY, refused
-from tests.mailroom.storage.contracts import AnyStringContract, MailStatesContract, OurSharedStorageContract
+from mailroom.testing.contract import ALICE, KEY, OwnTablesContract, refused
+from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract
 
 
-class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, MailStatesContract):
+class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         return SQLiteStorage(tmp_path / "run" / "states.sqlite3")
@@ -18,11 +18,11 @@ class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, MailStatesC
 
     @pytest.fixture
     def other(self, storage):
-        return SQLiteStorage(storage.path, timeout=0.05, lock_timeout=0.05)
+        return SQLiteStorage(storage.path, write_timeout=0.05, lock_timeout=0.05)
 
     def test_the_constructor_opens_nothing(self, storage, tmp_path):
         assert list(tmp_path.iterdir()) == []
-        with storage.conversation(ALICE):
+        with storage.transaction(ALICE):
             assert storage.get(KEY, ALICE) == "START"
         assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 

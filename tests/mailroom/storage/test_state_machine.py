@@ -13,11 +13,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from salmon.routing import MemoryStorage
 
-from mailroom.storage.base import MailStates
+from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.shelve import ShelveStorage
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import refused
+from mailroom.testing.contract import in_thread, refused
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 LONG_TEXT = st.builds(lambda text, times: text * times, ANY_TEXT, st.integers(200, 2000))
@@ -65,6 +65,7 @@ class StorageMachine(RuleBasedStateMachine):
     text = st.one_of(st.sampled_from(ODD), ANY_TEXT, LONG_TEXT)
     key_text = text
     outlives_its_object = True
+    others_can_read = False  # while a mail is handled
 
     def __init__(self):
         super().__init__()
@@ -127,34 +128,29 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=5))
     def set_all(self, rows):
         storage = self.storage
-        if hasattr(storage, "set_all"):
-            storage.set_all(rows)
-        else:
-            for row in rows:
-                storage.set(*row)
+        storage.set_all(rows)
         for row in rows:
             put(self.expected, *row)
 
     @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3))
     def fail_to_set_all(self, rows):
         storage = self.storage
-        if hasattr(storage, "set_all"):
-            with pytest.raises(ZeroDivisionError):
-                storage.set_all(row if row else 1 / 0 for row in [*rows, None])
+        with pytest.raises(ZeroDivisionError):
+            storage.set_all(row if row else 1 / 0 for row in [*rows, None])
 
     @rule(rows=st.lists(st.tuples(keys, senders, keys), max_size=3), sender=senders, is_handled=st.booleans())
     def take_a_mail(self, rows, sender, is_handled):
         """What a mail has set is seen by its own handlers at once, and by nobody else until it was handled."""
         storage = self.storage
-        states = MailStates(storage)
         at_last = dict(self.expected)
-        with suppress(ZeroDivisionError), states.conversation(sender):
+        with suppress(ZeroDivisionError), storage.transaction(sender):
             for row in rows:
-                states.set(*row)
+                storage.set(*row)
                 put(at_last, *row)
             for key, sender, _ in rows:
-                assert states.get(key, sender) == at_last.get((key, sender), "START")
-                assert storage.get(key, sender) == self.expected.get((key, sender), "START")
+                assert storage.get(key, sender) == at_last.get((key, sender), "START")
+                if self.others_can_read:
+                    assert in_thread(storage.get, key, sender) == self.expected.get((key, sender), "START")
             if not is_handled:
                 raise ZeroDivisionError
         if is_handled:
@@ -179,6 +175,59 @@ class StorageMachine(RuleBasedStateMachine):
 
     def rows(self, storage):
         return storage
+
+
+class WithOwnTables:
+    """With a table of the application's own, and mails that come twice."""
+
+    rows_are_cleared = False
+
+    def __init__(self):
+        self.posts, self.noted = [], set()
+        super().__init__()
+
+    @rule(
+        row=st.tuples(StorageMachine.keys, StorageMachine.senders, StorageMachine.keys),
+        post=st.one_of(st.none(), st.text(st.characters(max_codepoint=127), min_size=1)),
+        digest=st.sampled_from([b"1" * 16, b"2" * 16, b"3" * 16]),
+        is_handled=st.booleans(),
+    )
+    def take_a_mail_that_may_come_twice(self, row, post, digest, is_handled):
+        storage = self.storage
+        key, sender, state = row
+        with suppress(ZeroDivisionError), storage.transaction(sender) as transaction:
+            was_handled = transaction.handled(digest)
+            assert was_handled == (digest in self.noted)
+            if was_handled:
+                return
+            before = storage.get(key, sender)
+            storage.set(*row)
+            if post:
+                transaction.connection.execute("INSERT INTO posts VALUES (?)", (post,))
+            if not is_handled:
+                raise ZeroDivisionError
+        if is_handled:
+            put(self.expected, *row)
+            self.posts.extend([post] if post else [])
+            self.noted.update([digest] if post or state != before else [])
+
+    @rule()
+    def clear(self):
+        super().clear()
+        self.noted.clear()
+        if self.rows_are_cleared:
+            self.posts.clear()
+
+    @invariant()
+    def its_own_rows_are_those_expected(self):
+        with self.opened[0].transaction() as transaction:
+            found = transaction.connection.execute("SELECT text FROM posts ORDER BY rowid").fetchall()
+        assert found == [(post,) for post in self.posts]
+
+
+def with_own_tables(storage):
+    storage.create_tables(lambda connection: connection.execute("CREATE TABLE IF NOT EXISTS posts (text TEXT)"))
+    return storage
 
 
 def put(states, key, sender, state):
@@ -225,17 +274,20 @@ class SQLAlchemyMachine(StorageMachine):
 
 
 def test_memory_storage_behaves_like_a_dictionary():
-    class MemoryMachine(StorageMachine):
+    class MemoryMachine(WithOwnTables, StorageMachine):
         outlives_its_object = False
+        rows_are_cleared = True
 
         def open(self):
-            return MemoryStorage()
+            return with_own_tables(JoinedStorage(MemoryStorage()))
 
         def close(self, storage):
             pass
 
         def rows(self, storage):
-            return [(*ast.literal_eval(cell), state) for cell, state in storage.states.items()]
+            return [
+                (*ast.literal_eval(cell), state) for cell, state in storage.states.states.items() if state != "START"
+            ]
 
     run_machine(MemoryMachine)
 
@@ -250,9 +302,11 @@ class SharedByThree:
 
 
 def test_sqlite_storage_behaves_like_a_dictionary():
-    class SQLiteMachine(SharedByThree, StorageMachine):
+    class SQLiteMachine(SharedByThree, WithOwnTables, StorageMachine):
+        others_can_read = True
+
         def open(self):
-            return SQLiteStorage(self.path)
+            return with_own_tables(SQLiteStorage(self.path))
 
     run_machine(SQLiteMachine)
 

@@ -13,6 +13,7 @@ from tests.mailroom import trial_list
 TRIAL_LIST = Path(trial_list.__file__).read_text()
 SUBSCRIBED = '    return answer(message, list_name, START if request == "-unsubscribe" else SUBSCRIBED)\n'
 ASK = '    return answer(message, list_name, CONFIRMING if request == "-subscribe" else START)\n'
+VISIT = "    message.connection.execute('INSERT INTO visits VALUES (?)', [message.From])\n"
 FORWARD = "    message.forward(to=POSTMASTER)\n"
 SEND = """
     from email.message import EmailMessage
@@ -34,8 +35,23 @@ FAULTS = {
     ),
     "change outside of the mail": (
         SUBSCRIBED,
-        "    Router.STATE_STORE.storage.set(f'{__name__}:news', 'eve@people.example', 'SUBSCRIBED')\n" + SUBSCRIBED,
+        "    Router.STATE_STORE.states.set(f'{__name__}:news', 'eve@people.example', 'SUBSCRIBED')\n" + SUBSCRIBED,
         "the stored states are not those that the handlers returned",
+    ),
+    "row that does not wait for the mail": (
+        SUBSCRIBED,
+        VISIT + "    message.connection.set_authorizer(None)\n    message.connection.commit()\n" + SUBSCRIBED,
+        "a mail that was not handled changed an own table",
+    ),
+    "mail without a note": (
+        ASK,
+        "    message.transaction.note = None\n" + ASK,
+        "a mail that was handled was handled again",
+    ),
+    "row without a note": (
+        SUBSCRIBED,
+        VISIT + "    message.transaction.note = None\n" + SUBSCRIBED,
+        "a mail that was handled was handled again",
     ),
     "mail that does not wait": (
         SUBSCRIBED,
@@ -53,12 +69,18 @@ FAULTS = {
     ),
 }
 
+
+def create_visits(connection):
+    connection.execute("CREATE TABLE IF NOT EXISTS visits (sender TEXT)")
+
+
 NUMBERS = itertools.count()
 
 
 @pytest.fixture
 def play(room, tmp_path, monkeypatch):
     """A function: play with these handlers, in an empty folder; return the text of the failure, or None."""
+    room.tables = create_visits
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -78,6 +100,7 @@ def play(room, tmp_path, monkeypatch):
 
 def test_handlers_that_keep_the_promises(play):
     assert play(TRIAL_LIST) is None
+    assert play(TRIAL_LIST.replace(SUBSCRIBED, VISIT + SUBSCRIBED)) is None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -107,12 +130,12 @@ class Untouchable(StateStorage):
 @pytest.mark.parametrize("handlers", [TRIAL_LIST, TRIAL_LIST.replace(SUBSCRIBED, "    raise KeyError\n")])
 def test_storage_and_files_of_the_application_are_left_alone(play, room, tmp_path, handlers):
     Router.STATE_STORE = storage = Untouchable()
-    before = room.reply_limit, Router.call_safely
+    before = room.reply_limit, Router.call_safely, room._storage
 
     play(handlers)
 
     assert Router.STATE_STORE is storage
-    assert (room.reply_limit, Router.call_safely) == before
+    assert (room.reply_limit, Router.call_safely, room._storage) == before
     assert "send_now" not in vars(room.relay)
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".py"} <= {".hypothesis", "__pycache__"}
 

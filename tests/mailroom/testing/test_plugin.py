@@ -19,7 +19,11 @@ pytest_plugins = ["mailroom.testing.plugin"]
 Router.STATE_STORE = MemoryStorage()
 salmon.utils.settings = SimpleNamespace(relay=Outbox())
 salmon.utils.settings.room = Mailroom(
-    salmon.utils.settings.relay, domain="example.com", templates="tests.mailroom/templates", secret_key="for tests"
+    salmon.utils.settings.relay,
+    domain="example.com",
+    templates="tests.mailroom/templates",
+    tables=lambda connection: connection.execute("CREATE TABLE IF NOT EXISTS visits (sender TEXT)"),
+    secret_key="for tests",
 )
 salmon.utils.settings.room.load(["tests.mailroom.trial_list"])
 """
@@ -36,6 +40,9 @@ from tests.mailroom.trial_list import CONFIRMING, START
 def assert_clear_and_use():
     assert_in_state(START, "alice@people.example", "news")
     assert current().relay.sent == []
+    with current().transaction() as transaction:
+        assert transaction.connection.execute("SELECT * FROM visits").fetchall() == []
+        transaction.connection.execute("INSERT INTO visits VALUES ('alice@people.example')")
     current().reply_limit.replies_per_hour = 1
     receive("alice@people.example", "news-subscribe")
     assert_in_state(CONFIRMING, "alice@people.example", "news")

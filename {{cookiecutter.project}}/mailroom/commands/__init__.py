@@ -2,6 +2,7 @@
 
 import click
 
+from mailroom.commands.backup import backup, restore
 from mailroom.commands.booted import boot
 from mailroom.commands.check import check
 from mailroom.commands.diagram import diagram
@@ -16,5 +17,5 @@ def operate():
     """See, try and mend the application."""
 
 
-for command in (check, diagram, states, talk):
+for command in (backup, check, diagram, restore, states, talk):
     operate.add_command(command)

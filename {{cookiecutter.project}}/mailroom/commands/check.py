@@ -17,7 +17,7 @@ from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 from mailroom.commands.addresses import examples
-from mailroom.commands.booted import boot
+from mailroom.commands.booted import boot_quietly
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
 from mailroom.testing.exchange import with_place
@@ -84,7 +84,7 @@ def versions():
 def settings():
     """Boot the application as `salmon start` does."""
     try:
-        room = boot().room
+        room = boot_quietly().room
     except SystemExit as refusal:
         raise Trouble(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
@@ -118,7 +118,7 @@ def storage():
     try:
         states.open()
         for state in wanted:
-            with states.conversation(PROBE):
+            with states.transaction(PROBE):
                 states.set(module, PROBE, state)
             found.append(states.get(module, PROBE))
     except SMTPError as error:
@@ -165,7 +165,12 @@ def host_name():
 
 
 def stored_states():
-    """Look for senders in states that no handler has: with them, the server does not start."""
+    """Look for damage, and for senders in states that no handler has: with them, the server does not start."""
+    try:
+        current().storage.refuse_damaged()
+    except SMTPError as error:
+        rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
+        raise Trouble(f"{current().storage!r} fails: {error.__cause__ or error}; {rule}") from error
     try:
         renames = changes(current().storage, current().renamed_states)
     except (ValueError, SMTPError) as error:

@@ -1,7 +1,10 @@
 """`operate.py states`: see, mend and move the stored states."""
 
 import json
+import re
+import time
 from collections import Counter
+from datetime import datetime, timezone
 from email.utils import parseaddr
 from fnmatch import fnmatchcase
 
@@ -23,6 +26,18 @@ def states():
     """
 
 
+class Age(click.ParamType):
+    """A time such as 30d, in seconds."""
+
+    name = "AGE"
+
+    def convert(self, value, parameter, context):
+        age = re.fullmatch(r"([0-9]{1,9})([dhm])", value)
+        if not age:
+            self.fail(f"{value!r} must be a number of days (d), hours (h) or minutes (m); for example 30d")
+        return int(age[1]) * {"d": 86400, "h": 3600, "m": 60}[age[2]]
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
 at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")
 
@@ -30,17 +45,22 @@ at_address = click.option("--to", metavar="ADDRESS", help="Only the state for ma
 @states.command("list")
 @click.option("--state", metavar="STATE", help="Only senders in this state, for example CONFIRMING.")
 @click.option("--sender", metavar="GLOB", default="*", help="Only senders like this, for example '*@gmail.com'.")
+@click.option("--older-than", type=Age(), help="Only states that have not changed for so long, for example 30d.")
 @at_address
 @as_json
 @with_states
-def list_(storage, state, sender, to, as_json):
-    """List the rows: state, key and sender.
+def list_(storage, state, sender, older_than, to, as_json):
+    """List the rows: state, when it changed (in UTC, where the storage knows), key and sender.
 
     \b
-    python operate.py states list --state CONFIRMING --to news
+    python operate.py states list --state CONFIRMING --older-than 30d --to news
     python operate.py states list --sender '*@people.example' --json
     """
-    for row in rows_in(storage, state, to, lambda address: fnmatchcase(address.lower(), sender.lower())):
+
+    def is_wanted(address):
+        return fnmatchcase(address.lower(), sender.lower())
+
+    for row in rows_in(storage, state, to, is_wanted, older_than):
         show_row(row, as_json)
 
 
@@ -103,7 +123,7 @@ def set_(storage, sender, state, to):
     if to is None and len(fitting) > 1:
         raise no_such_address(to, fitting)
     key = key_at(fitting[0], sender, to)
-    with storage.conversation(sender):
+    with storage.transaction(sender):
         before = storage.get(key, sender)
         storage.set(key, sender, state)
     click.echo(f"{before} -> {state}  {key}  {shown(sender)}")
@@ -124,6 +144,34 @@ def reset(storage, senders, to):
 
 
 @states.command()
+@click.option("--state", metavar="STATE", required=True, help="The state, for example CONFIRMING.")
+@click.option("--older-than", type=Age(), required=True, help="How long it must not have changed, for example 30d.")
+@at_address
+@with_states
+def expire(storage, state, older_than, to):
+    """Put senders back to START who have been in a state for long, each between two of their mails.
+
+    \b
+    python operate.py states expire --state CONFIRMING --older-than 30d
+    """
+    expired, known = 0, sum(states_by_module().values(), [])
+    # That nobody is in a state of a handler is nothing to complain about every night.
+    for key, sender, found, _ in rows_in(storage, None if state in known else state, to, lambda _: True, older_than):
+        if found != state:
+            continue
+        with storage.transaction(sender):
+            changed = storage.changed(key, sender)
+            # A mail may have come since the row was read.
+            is_due = changed is not None and is_old(changed, older_than) and storage.get(key, sender) == state
+            if is_due:
+                storage.set(key, sender, ROUTE_FIRST_STATE)
+        if is_due:
+            click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, sender)}")
+            expired += 1
+    click.echo(f"{expired} expired")
+
+
+@states.command()
 @click.argument("sender")
 @with_states
 def forget(storage, sender):
@@ -136,11 +184,12 @@ def forget(storage, sender):
 
 
 def show_row(row, as_json):
-    key, sender, state = row
+    key, sender, state, changed = row
+    time = None if changed is None else datetime.fromtimestamp(changed, timezone.utc).replace(microsecond=0)
     if as_json:
-        click.echo(to_line(row, handler=has_handler(key, state)))
+        click.echo(to_line(row[:3], changed=time and time.isoformat(), handler=has_handler(key, state)))
     else:
-        click.echo(f"{styled(key, state)}  {shown(key, sender)}")
+        click.echo("  ".join([styled(key, state), *([f"{time:%Y-%m-%dT%H:%MZ}"] if time else []), shown(key, sender)]))
 
 
 def styled(key, state):
@@ -161,29 +210,37 @@ def rows_of(storage, sender, to=None):
     return list(rows_in(storage, None, to, lambda address: address.lower() in spellings))
 
 
-def rows_in(storage, state, to, is_wanted):
-    """Yield the rows of the senders that are wanted, in a state and for mail to an address unless these are None.
+def rows_in(storage, state, to, is_wanted, older_than=None):
+    """Yield the rows of the senders that are wanted; in a state, for mail to an address and old unless these are None.
 
-    Refuses a state that no row has, and an address that no handler takes.
+    Refuses a state that no row has, an address that no handler takes, and to tell what is old where that is not known.
     """
     modules, there = modules_at(to), set()
-    for row in storage:
-        there.add(row[2])
-        if state in (None, row[2]) and is_wanted(row[1] or ""):
-            if to is None or row[0] in [key_at(module, row[1], to) for module in modules]:
-                yield row
+    for row in storage.rows():
+        key, sender, found, changed = row
+        there.add(found)
+        if older_than is not None and changed is None:
+            raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
+        if state in (None, found) and is_wanted(sender or ""):
+            if to is None or key in [key_at(module, sender, to) for module in modules]:
+                if older_than is None or is_old(changed, older_than):
+                    yield row
     if state not in (None, *there):
         states = ", ".join(sorted(map(shown, there))) or "none"
         raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
 
 
+def is_old(changed, seconds):
+    return changed <= time.time() - seconds
+
+
 def put_to_start(storage, sender, to=None):
     """Remove the rows of a sender, between two of their mails, and print them."""
-    with storage.conversation(as_salmon_writes(sender)):
+    with storage.transaction(as_salmon_writes(sender)):
         removed = rows_of(storage, sender, to)
-        for key, spelling, _ in removed:
+        for key, spelling, *_ in removed:
             storage.set(key, spelling, ROUTE_FIRST_STATE)
-    for key, spelling, state in removed:
+    for key, spelling, state, _ in removed:
         click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
     if not removed:
         click.echo(f"{shown(as_salmon_writes(sender))} is in START already")

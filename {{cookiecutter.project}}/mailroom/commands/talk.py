@@ -15,6 +15,8 @@ from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot
 from mailroom.plain_text import one_line
 from mailroom.room import current
+from mailroom.storage.joined import JoinedStorage
+from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Outbox
 from mailroom.testing.exchange import envelope_sender, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
@@ -35,7 +37,7 @@ LINES = 4
     "--states",
     type=click.Choice(["none", "copy", "real"]),
     default="none",
-    help="none: everybody is in START; copy: the stored states, which stay as they are; real: the stored states.",
+    help="none: everybody is in START; copy: what is stored, which stays as it is; real: what is stored.",
 )
 def talk(demo, script, eml, sender, recipient, record, states):
     """Write to the application as anybody, and see what happens.
@@ -68,7 +70,7 @@ def talk(demo, script, eml, sender, recipient, record, states):
         settings = boot()
         settings.relay = settings.room.relay = Outbox()
         if states == "copy":
-            Router.STATE_STORE = Copy(settings.room.storage.storage)
+            Router.STATE_STORE = copy_of(settings.room.storage)
     try:
         if eml:
             send(eml, sender, recipient)
@@ -78,6 +80,14 @@ def talk(demo, script, eml, sender, recipient, record, states):
             converse(sender, recipient, record)
     except OSError as error:
         raise click.ClickException(str(error)) from error
+
+
+def copy_of(storage):
+    """Return a storage in memory with the states and the own tables of another, in which no mail was handled yet."""
+    copy = JoinedStorage(Copy(storage))
+    if isinstance(storage, SQLiteStorage):
+        copy.database.fill(storage)
+    return copy
 
 
 class Copy(StateStorage):
@@ -175,7 +185,7 @@ def show(result):
     if result.refusal:
         _row("refused", click.style(result.refusal, fg="red"))
     if result.note:
-        _row("" if result.refusal else "ignored", result.note)
+        _row("" if result.refusal else "no reply" if result.handlers else "ignored", result.note)
     for to, mail in result.sent:
         subject = click.style(one_line(mail["Subject"] or ""), fg="yellow")
         _row("to" if to else "reply", f"{one_line(to)}  {subject}" if to else subject)

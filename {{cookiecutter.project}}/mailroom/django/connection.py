@@ -1,12 +1,12 @@
 """What a mail must rely on and Django does not promise of a connection; and the lock of a sender."""
 
+import os
 import threading
 from contextlib import contextmanager
 
 from django.db import DatabaseError, NotSupportedError, OperationalError, connections, transaction
 
-from mailroom.storage.base import file_identity
-from mailroom.storage.locks import SenderLocks, lock_number
+from mailroom.storage.locks import FileLocks, lock_number
 from mailroom.storage.patience import limit_waiting
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
@@ -32,7 +32,8 @@ def make_fit_for_mail(connection, answer_timeout):
 
 def _open_file(connection):
     path = connection.settings_dict["NAME"]
-    identity = file_identity(path)  # before SQLite creates a file that is not there
+    status = os.stat(path)  # before SQLite creates a file that is not there
+    identity = status.st_dev, status.st_ino
     connection.ensure_connection()
     opened, seen = getattr(connection, OPENED, (None, None))
     if opened is not connection.connection:
@@ -98,7 +99,7 @@ def _mysql(connection, sender, timeout):
 def _sqlite(connection, sender, timeout):
     if connection.is_in_memory_db():  # of this process, for tests
         return _one_at_a_time
-    return SenderLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(sender)
+    return FileLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(lock_number(sender))
 
 
 def refuse_what_cannot_be_kept(connection):

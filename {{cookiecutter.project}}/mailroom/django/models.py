@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from mailroom.storage.base import MAX_KEY, MAX_SENDER, MAX_STATE
+from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE
 
 
 class ExactField(models.CharField):

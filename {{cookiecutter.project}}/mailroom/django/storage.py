@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
 
 from django.db import DataError, Error, InterfaceError, OperationalError, connections, router, transaction
@@ -12,7 +12,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom.django.connection import conversation, make_fit_for_mail, refuse_what_cannot_be_kept
 from mailroom.django.models import State
-from mailroom.storage.base import Storage, answering, checked
+from mailroom.storage import Storage, checked, failing
 
 PAGE = 1000
 
@@ -24,7 +24,7 @@ class DjangoStorage(Storage):
     own, which is opened anew when it has gone stale. The lock of a sender is waited for `lock_timeout` seconds,
     and the answer of a PostgreSQL server `answer_timeout`.
 
-    `mailroom.django.connection.conversation` says what a conversation is in each database.
+    `mailroom.django.connection.conversation` says what locks a sender in each database.
     """
 
     _is_migrated = False
@@ -43,17 +43,17 @@ class DjangoStorage(Storage):
 
     def open(self):
         if not self._is_migrated:
-            with answering(Exception):  # a backend may lack its driver
+            with failing(Exception):  # a backend may lack its driver
                 self._migrate()
             self._is_migrated = True
 
-    def get(self, key, sender):
+    def __repr__(self):
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def read(self, key, sender):
         key, sender, _ = checked(key, sender)
         found = self._run(list, self._rows().filter(key=key, sender=sender).values_list("state", flat=True))
         return found[0] if found else ROUTE_FIRST_STATE
-
-    def set(self, key, sender, state):
-        self._run(self._write, [checked(key, sender, state)])
 
     def set_all(self, rows):
         rows = (checked(*row) for row in rows)
@@ -62,28 +62,44 @@ class DjangoStorage(Storage):
             while page := list(islice(rows, PAGE)):
                 self._run(self._write, page)
 
-    def _clear(self):
+    def clear(self):
+        self.refuse_when_protected()
         self._run(self._rows().delete)
 
-    def __iter__(self):
-        following = self._rows().order_by("pk").values_list("pk", "key", "sender", "state")
+    def rows(self):
+        following = self._rows().order_by("pk").values_list("pk", "key", "sender", "state", "changed")
         page = self._run(list, following[:PAGE])
         while page:
-            for row in page:
-                yield row[1:]
+            for _, *row, changed in page:
+                yield (*row, changed.timestamp())
             page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
 
-    def conversation(self, sender):
-        return self._held(conversation, sender, self.using, self.lock_timeout)
+    def changed(self, key, sender):
+        key, sender, _ = checked(key, sender)
+        found = self._run(list, self._rows().filter(key=key, sender=sender).values_list("changed", flat=True))
+        return found[0].timestamp() if found else None
 
-    def check(self):
-        """Raise `SMTPError` when what this thread did in the conversation so far cannot be committed."""
+    def lock(self, here):
+        self._renew()
+        if here.sender is None or here.stateless:
+            return nullcontext()
+        return self._held(conversation, here.sender, self.using, self.lock_timeout)
+
+    def check(self, here):
         connection = connections[self.using]
         if connection.in_atomic_block:
-            with _answering():
+            with _failing():
                 refuse_what_cannot_be_kept(connection)
 
-    def renew(self):
+    def commit(self, here):
+        changes = here.changes()
+        if changes:
+            self.set_all(changes)
+
+    def rollback(self, here):
+        """The block of `lock` does it."""
+
+    def _renew(self):
         """Close those connections of this thread, in whatever database, that an error has left of no use.
 
         Django does so between two requests, and a mail application has none.
@@ -145,7 +161,7 @@ class DjangoStorage(Storage):
         with ExitStack() as stack:
             self._run(lambda: stack.enter_context(context(*arguments)))
             yield
-            with _answering():
+            with _failing():
                 stack.close()
 
     def _run(self, work, *arguments):
@@ -155,7 +171,7 @@ class DjangoStorage(Storage):
         happened then, or nothing that may not happen twice.
         """
         self.open()
-        with _answering():
+        with _failing():
             connection = connections[self.using]
             make_fit_for_mail(connection, self.answer_timeout)
             used = None if connection.in_atomic_block else connection.connection
@@ -170,8 +186,8 @@ class DjangoStorage(Storage):
             return work(*arguments)
 
 
-def _answering():
-    return answering((Error, OSError), DataError)
+def _failing():
+    return failing((Error, OSError), DataError)
 
 
 def _before_fork():

@@ -1,1 +1,261 @@
-"""Storages that remember which handler comes next for each sender."""
+"""Remember states, and keep what one mail changes together: all of it, or nothing.
+
+    with storage.transaction("alice@people.example") as transaction:
+        storage.set(key, "alice@people.example", "SUBSCRIBED")
+        transaction.connection.execute("INSERT INTO posts …")
+
+`Storage` is the base class of `sqlite.SQLiteStorage`, `shelve.ShelveStorage`, `sqlalchemy.SQLAlchemyStorage` and
+`mailroom.django.storage.DjangoStorage`. A storage that has only the three methods of Salmon's "Writing A State
+Storage Backend" is wrapped by `joined.JoinedStorage`.
+"""
+
+import logging
+import re
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from salmon.routing import ROUTE_FIRST_STATE, Router, StateStorage
+from salmon.server import SMTPError
+
+LOG = logging.getLogger(__name__)
+
+SLOW_TRANSACTION = 1.0  # seconds
+HANDLED_KEPT = 7 * 24 * 3600  # seconds; a sending server gives up after five days (RFC 5321, section 4.5.4.1)
+
+CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
+# In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
+MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
+# NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
+IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
+
+_UNREAD = object()
+_open = ContextVar("transaction", default=None)
+
+
+class StorageError(SMTPError):
+    """The storage fails: 451, so that the sending server keeps the mail and tries again; 554 for a text it cannot hold.
+
+    It is an `SMTPError`, so that a storage is safe under Salmon's own receivers as well.
+    """
+
+    def __init__(self, text="4.3.0 The state storage is not available", code=451):
+        super().__init__(code, text)
+
+
+class Transaction:
+    """What one mail changes, until its storage commits it.
+
+    `message.transaction` is that of a mail; `mailroom.storage.current()` that of this thread.
+    """
+
+    def __init__(self, storage, sender, stateless):
+        self.storage = storage
+        self.sender = sender
+        self.stateless = stateless
+        self.states = {}
+        self.mail = []
+        self.note = None
+        self.has_ended = False
+        self._read = {}
+        # For the storage: its connection once the transaction of the database has begun, and what to log of that.
+        self.connected = None
+        self.begun_at = 0.0
+        self.handler = ""
+        self.changes_before = 0
+
+    @property
+    def connection(self):
+        """The connection to the database. What is written here is committed with the states, or not at all.
+
+        Its first use begins the transaction of the database; with SQLite nobody else can write until it ends. A
+        handler that calls a slow service does that first. A commit of your own is refused.
+        """
+        if self.has_ended:
+            raise RuntimeError("this mail has been handled; nothing would commit what is written now")
+        return self.storage.begin(self)
+
+    def send(self, envelope):
+        """Send an `Envelope` with the commit."""
+        self.mail.append(envelope)
+
+    def handled(self, digest):
+        """Return whether the mail with this digest was handled before; if not, note with the commit that it is."""
+        self.note = digest
+        return self.storage.is_handled(digest)
+
+    def get(self, key, sender):
+        """Return the state that this transaction has set, or else the one that is stored; None for a stateless sender."""
+        if self.stateless and sender == self.sender:
+            return None
+        cell = key, sender
+        if cell not in self._read:
+            self._read[cell] = self.storage.read(key, sender)
+        return self.states.get(cell, self._read[cell])
+
+    def changes(self):
+        """Return the `(key, sender, state)` rows that this transaction changes."""
+        return [(*cell, state) for cell, state in self.states.items() if state != self._read.get(cell, _UNREAD)]
+
+
+@contextmanager
+def failing(failures, unfit=()):
+    """Turn exceptions in the block into a `StorageError`: 451 for `failures`, 554 for texts that are `unfit`.
+
+    `TimeoutError` means that a lock was not released in time.
+    """
+    try:
+        yield
+    except SMTPError:
+        raise
+    except TimeoutError as error:
+        raise StorageError("4.3.0 Another mail of this sender is being handled") from error
+    except unfit as error:
+        raise StorageError(CANNOT_HOLD, 554) from error
+    except failures as error:
+        raise StorageError from error
+
+
+def checked(key, sender, state=ROUTE_FIRST_STATE):
+    """Return the three when they are texts that every database can hold."""
+    for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
+        if not isinstance(text, str) or len(text) > length or IMPOSSIBLE.search(text):
+            raise StorageError(CANNOT_HOLD, 554)
+    return key, sender, state
+
+
+def current():
+    """Return the `Transaction` that this thread is in, or None."""
+    return _open.get()
+
+
+class Storage(StateStorage):
+    """Base class of storages. `get`, `set` and `transaction` are for everybody, the rest is for a subclass to define.
+
+    Every method raises `StorageError` when the storage fails.
+    """
+
+    protected = False
+
+    def get(self, key, sender):
+        """Return the state of `sender` under `key`, `START` where there is none; inside a transaction what it has set."""
+        here = self._joined()
+        return self.read(key, sender) if here is None else here.get(key, sender)
+
+    def set(self, key, sender, state):
+        """Remember `state`; `START` forgets the row. Inside a transaction it is kept until the commit."""
+        here = self._joined()
+        if here is None:
+            with self.transaction() as here:
+                here.states[key, sender] = state
+        else:
+            here.states[key, sender] = state
+
+    def set_all(self, rows):
+        """Remember `(key, sender, state)` rows, a stream of any length: all of them or, if anything fails, none."""
+        with self.transaction() as here:
+            self.begin(here)
+            self.write(here, rows)
+
+    @contextmanager
+    def transaction(self, sender=None, stateless=False):
+        """Lock `sender`, run the block and commit; roll back on an exception. A block within a block joins it.
+
+        With `stateless` the sender has no state and is not locked, so that only stateless handlers match.
+        """
+        here = self._joined()
+        if here is not None:
+            yield here
+            return
+        here = Transaction(self, sender, stateless)
+        with self.lock(here):
+            token = _open.set(here)
+            try:
+                yield here
+                self.commit(here)
+            except BaseException:
+                self.rollback(here)
+                raise
+            finally:
+                here.has_ended = True
+                _open.reset(token)
+
+    def refuse_when_protected(self):
+        """Raise `RuntimeError` when no test may delete what is stored."""
+        if self.protected:
+            raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
+
+    def _joined(self):
+        here = _open.get()
+        return here if here is not None and here.storage is self else None
+
+    def __iter__(self):
+        """Yield `(key, sender, state)` rows."""
+        return (row[:3] for row in self.rows())
+
+    def kinds(self):
+        """Return the different `(key, state)` pairs that are stored."""
+        return {(key, state) for key, _, state in self}
+
+    def open(self):
+        """Open the storage, so that it fails now or never; it opens itself at its first use otherwise."""
+
+    def close(self):
+        """Close the storage; its next use opens it again."""
+
+    def create_tables(self, tables):
+        """Call `tables(connection)` when the storage opens, to create own tables where they are missing."""
+        raise NotImplementedError
+
+    def read(self, key, sender):
+        """Return the stored state, or `START`."""
+        raise NotImplementedError
+
+    def rows(self):
+        """Yield `(key, sender, state, changed)` rows while nothing is locked; `changed` is seconds since the epoch."""
+        raise NotImplementedError
+
+    def changed(self, key, sender):
+        """Return the `changed` of one of the `rows`; None where there is no such row, or it does not know."""
+        return next((changed for *cell, _, changed in self.rows() if cell == [key, sender]), None)
+
+    def refuse_damaged(self):
+        """Raise `StorageError` when what is stored is damaged, where the storage can know."""
+
+    def lock(self, here):
+        """Return a context that locks the sender of a transaction among threads and processes."""
+        raise NotImplementedError
+
+    def begin(self, here):
+        """Begin the transaction of the database, unless that has begun; return its connection."""
+        raise NotImplementedError
+
+    def write(self, here, rows):
+        """Write `(key, sender, state)` rows within the transaction of the database."""
+        raise NotImplementedError
+
+    def is_handled(self, digest):
+        """Return whether a mail with this digest was handled within the last week."""
+        raise NotImplementedError
+
+    def check(self, here):
+        """Raise `StorageError` when it is known by now that the commit will fail."""
+
+    def commit(self, here):
+        """Commit the states, the note and what own tables got; nothing is written when nothing has changed."""
+        raise NotImplementedError
+
+    def rollback(self, here):
+        """End the transaction of the database, if it has begun, without its changes. Called after a commit that failed too."""
+        raise NotImplementedError
+
+
+def handler_name():
+    """Return the name of the handler that runs in this thread, for the log."""
+    name, frame = "a script", sys._getframe()
+    while frame:
+        module = frame.f_globals.get("__name__")
+        if module in Router.HANDLERS:
+            name = f"{module}.{frame.f_code.co_name}"
+        frame = frame.f_back
+    return name

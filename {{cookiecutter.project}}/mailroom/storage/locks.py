@@ -10,59 +10,102 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 
 # By path and never closed: closing any descriptor of a file releases all locks that this process has on it
 # (POSIX, fcntl), also those of another thread.
 _files = {}
 _held = {}  # the file of each lock, by path and byte
-_one_thread = threading.Lock()
+_one_thread = threading.RLock()
 
 
-class SenderLocks:
-    """Locks in the file `path`; a lock is waited for `timeout` seconds."""
+class FileLocks:
+    """Locks in the file `path`, each on a byte; a lock is waited for `timeout` seconds."""
 
     def __init__(self, path, timeout=2.0):
         self.path = os.path.abspath(path)
         self.timeout = timeout
 
+    def file(self):
+        """Return the descriptor of the file, which is created for its owner only."""
+        with _one_thread:
+            file = _files.get(self.path)
+            if file is None or os.fstat(file).st_nlink == 0:  # it was deleted: other processes create another
+                file = _files[self.path] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            return file
+
     @contextmanager
-    def lock(self, sender):
-        """Hold the lock of `sender`; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
-        byte = lock_number(sender)
+    def lock(self, byte):
+        """Hold a lock; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
         deadline = time.monotonic() + self.timeout
-        while not _acquire(self.path, byte):
+        while not self.acquire(byte):
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(random.uniform(0.001, 0.005))
         try:
             yield
         finally:
-            with _one_thread:
-                file = _held.pop((self.path, byte), None)
-                if file is not None:  # as in a child process, which holds no lock of its parent
-                    fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
+            self.release(byte)
+
+    def acquire(self, byte):
+        """Return whether the lock was free and is now held."""
+        with _one_thread:
+            if (self.path, byte) in _held:
+                return False
+            file = self.file()
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            except (BlockingIOError, PermissionError):
+                return False
+            _held[self.path, byte] = file
+            return True
+
+    def release(self, byte):
+        """Release a lock; in a child process, which holds none of its parent, do nothing."""
+        with _one_thread:
+            file = _held.pop((self.path, byte), None)
+            if file is not None:
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
+
+
+class FairLock:
+    """A lock among the threads of a process, which goes to the one that has waited longest."""
+
+    def __init__(self):
+        self._one_thread = threading.Lock()
+        self._waiting = deque()
+        self._is_held = False
+
+    def acquire(self, timeout):
+        """Return whether the lock is held now; wait `timeout` seconds at most."""
+        with self._one_thread:
+            if not self._is_held:
+                self._is_held = True
+                return True
+            my_turn = threading.Event()
+            self._waiting.append(my_turn)
+        if my_turn.wait(timeout):
+            return True
+        with self._one_thread:
+            if my_turn.is_set():  # just now
+                return True
+            self._waiting.remove(my_turn)
+            return False
+
+    def release(self):
+        """Pass the lock on."""
+        with self._one_thread:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._is_held = False
 
 
 def lock_number(name):
     """Return the number, of 56 bits, of the lock that has this name, for example of a sender."""
     name = repr(name).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
-
-
-def _acquire(path, byte):
-    with _one_thread:
-        if (path, byte) in _held:
-            return False
-        file = _files.get(path)
-        if file is None or os.fstat(file).st_nlink == 0:  # it was deleted: other processes create another
-            file = _files[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):
-            return False
-        _held[path, byte] = file
-        return True
 
 
 def _after_fork_in_child():

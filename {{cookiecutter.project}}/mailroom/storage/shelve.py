@@ -11,41 +11,66 @@ from pathlib import Path
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
-from mailroom.storage.base import Storage, answering
+from mailroom.storage import failing
+from mailroom.storage.joined import JoinedStorage
 
 
-class ShelveStorage(Storage, routing.ShelveStorage):
-    """`salmon.routing.ShelveStorage`, kept from a second process, and closed after a call that failed as well.
+class ShelveStorage(JoinedStorage):
+    """States in a shelf, as `salmon.routing.ShelveStorage` writes it; the rest in memory, as `JoinedStorage` says.
 
     `path` is where the shelf is; how many files that makes depends on the dbm of this Python. Opening it fails
-    when another process has it, and locks it until `close`.
+    when another process has it, and locks it until `close`. With `protected`, `clear` refuses.
 
     A shelf is not atomic: a kill while it is written can damage it, one between two mails cannot. Its keys are
     ASCII: 554 for any other.
     """
 
-    _lock_file = None
-    _was_open = False
-
     def __init__(self, path, protected=False):
-        super().__init__(os.path.abspath(path))
+        super().__init__(_Shelf(os.path.abspath(path)))
+        self.path = self.states.database_path
         self.protected = protected
         self._shown = os.fspath(path)
 
+    def __repr__(self):
+        return f"<{type(self).__name__} {self._shown}>"
+
     def open(self):
-        with self._shelf():
+        with self.states.opened():
             pass
 
+    def close(self):
+        """Let another process have the shelf."""
+        self.states.release()
+
+    def clear(self):
+        self.refuse_when_protected()
+        super().clear()
+
+    def rows(self):
+        """Yield `(key, sender, state, None)` rows: a shelf does not know when a state changed."""
+        with self.states.opened() as shelf:
+            rows = list(shelf.items())
+        for cell, state in rows:
+            key, sender = ast.literal_eval(cell)
+            yield key.decode("ascii"), sender, state, None
+
+    def _store(self, rows):
+        self.states.set_all(rows)
+
+
+class _Shelf(routing.ShelveStorage):
+    """Salmon's storage, kept from a second process, and closed after a call that failed as well."""
+
+    _lock_file = None
+    _was_open = False
+
     def get(self, key, sender):
-        with self._shelf() as shelf:
+        with self.opened() as shelf:
             return shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE)
 
-    def set(self, key, sender, state):
-        self.set_all([(key, sender, state)])
-
     def set_all(self, rows):
-        rows = list(rows)  # what fails from here on is the shelf
-        with self._shelf() as shelf:
+        """Store the rows; take back those that were stored when a later one fails."""
+        with self.opened() as shelf:
             before = {}
             try:
                 for key, sender, state in rows:
@@ -57,26 +82,18 @@ class ShelveStorage(Storage, routing.ShelveStorage):
                     _put(shelf, cell, state)
                 raise
 
-    def _clear(self):
-        with self._shelf() as shelf:
+    def clear(self):
+        with self.opened() as shelf:
             shelf.clear()
 
-    def __iter__(self):
-        with self._shelf() as shelf:
-            rows = list(shelf.items())
-        for cell, state in rows:
-            key, sender = ast.literal_eval(cell)
-            yield key.decode("ascii"), sender, state
-
-    def close(self):
-        """Let another process have the shelf."""
+    def release(self):
         file, self._lock_file = self._lock_file, None
         if file is not None:
             os.close(file)
 
     @contextmanager
-    def _shelf(self):
-        with self.lock, answering(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
+    def opened(self):
+        with self.lock, failing(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
             self._open()
             if not dbm.whichdb(self.database_path):
                 raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")

@@ -17,7 +17,7 @@ from salmon.server import SMTPError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom.settings import PASSWORD_IN_URL
-from mailroom.storage.base import MAX_KEY, MAX_SENDER, MAX_STATE, UNAVAILABLE, Storage, answering, checked
+from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE, Storage, StorageError, checked, failing
 from mailroom.storage.databases import DATABASES, text
 from mailroom.storage.locks import lock_number
 
@@ -52,7 +52,7 @@ class SQLAlchemyStorage(Storage):
     psycopg 3, and the query is for the driver. The time-outs are in whole seconds: to connect, for each
     statement, and for the lock of a sender.
 
-    Within a conversation all calls of its thread are one transaction.
+    A transaction has states only: `begin` raises `NotImplementedError`.
     """
 
     _engine = None
@@ -66,15 +66,15 @@ class SQLAlchemyStorage(Storage):
 
     def open(self):
         if self._engine is None:
-            with answering(Exception):  # whatever a driver makes of a URL
+            with failing(Exception):  # whatever a driver makes of a URL
                 self._connect()
 
-    def get(self, key, sender):
+    def __repr__(self):
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def read(self, key, sender):
         rows = self._run(self._execute, "select", checked(key, sender)[:2])
         return rows[0][0] if rows else ROUTE_FIRST_STATE
-
-    def set(self, key, sender, state):
-        self._run(self._execute, *_change(key, sender, state))
 
     def set_all(self, rows):
         changes = (_change(*row) for row in rows)
@@ -83,21 +83,30 @@ class SQLAlchemyStorage(Storage):
             while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
                 self._run(self._execute_all, some)
 
-    def _clear(self):
+    def clear(self):
+        self.refuse_when_protected()
         self._run(self._execute, "clear")
 
-    def __iter__(self):
+    def rows(self):
         rows = self._run(self._execute, "select first page")
         while rows:
-            yield from map(tuple, rows)
+            yield from ((*row, None) for row in rows)
             rows = self._run(self._execute, "select next page", rows[-1][:2])
 
     @contextmanager
-    def conversation(self, sender):
-        number = lock_number(checked("", sender)[1])
+    def lock(self, here):
+        """Lock the sender and begin the transaction of the database, which ends with the block."""
+        number = here.sender is not None and not here.stateless and lock_number(checked("", here.sender)[1])
         with self._transaction():
-            self._run(lambda connection: self._database.lock(connection.cursor(), number, self.timeouts[-1]))
+            if number:
+                self._run(self._lock, number)
             yield
+
+    def commit(self, here):
+        self.set_all(here.changes())
+
+    def rollback(self, here):
+        """The block of `lock` does it."""
 
     def close(self):
         if self._engine is not None:
@@ -137,6 +146,9 @@ class SQLAlchemyStorage(Storage):
         for statement, some in groupby(changes, key=itemgetter(0)):
             connection.cursor().executemany(self._sql[statement], [parameters for _, parameters in some])
 
+    def _lock(self, connection, number):
+        self._database.lock(connection.cursor(), number, self.timeouts[-1])
+
     @contextmanager
     def _transaction(self):
         """Hold a transaction for this thread, or stay in the one that it holds."""
@@ -144,7 +156,7 @@ class SQLAlchemyStorage(Storage):
             yield
             return
         self.open()
-        with self._answering():
+        with self._failing():
             connection, _ = self._first_use(self._execute, "begin")
         self._here.connection = connection
         try:
@@ -161,14 +173,14 @@ class SQLAlchemyStorage(Storage):
     def _run(self, work, *arguments):
         """Return `work(connection, *arguments)`, in the transaction of this thread or by itself."""
         self.open()
-        with self._answering():
+        with self._failing():
             connection = self._here.connection
             if connection is None:
                 connection, result = self._first_use(work, *arguments)
                 connection.close()
                 return result
             if not connection.is_valid:
-                raise SMTPError(451, UNAVAILABLE)
+                raise StorageError
             try:
                 return work(connection, *arguments)
             except BaseException:
@@ -192,9 +204,9 @@ class SQLAlchemyStorage(Storage):
             self.close()
         return self._first_use(work, *arguments, again=False)
 
-    def _answering(self):
+    def _failing(self):
         driver = self._engine.dialect.loaded_dbapi
-        return answering((driver.Error, SQLAlchemyError), driver.DataError)
+        return failing((driver.Error, SQLAlchemyError), driver.DataError)
 
 
 class _Here(threading.local):

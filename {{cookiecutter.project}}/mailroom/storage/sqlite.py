@@ -1,5 +1,7 @@
-"""States in one SQLite file, for any number of processes of one machine."""
+"""One SQLite file for any number of processes of one machine: states, own tables, and which mails were handled."""
 
+import atexit
+import errno
 import os
 import random
 import sqlite3
@@ -7,186 +9,446 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from urllib.parse import quote
 
 from salmon.routing import ROUTE_FIRST_STATE
-from salmon.server import SMTPError
 
-from mailroom.storage.base import UNAVAILABLE, Storage, answering, file_identity
-from mailroom.storage.locks import SenderLocks
+from mailroom.storage import HANDLED_KEPT, LOG, SLOW_TRANSACTION, Storage, StorageError, copies, failing, handler_name
+from mailroom.storage.locks import FairLock, FileLocks, lock_number
+from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
-# How long, in seconds, a read trusts that the file is still there; to ask costs as much as half a read.
-STAT_INTERVAL = 1e-3
+CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
+SWEEP_INTERVAL = 3600  # seconds
+FORK_PATIENCE = 1.0  # seconds
 
-CREATE = """
-    CREATE TABLE IF NOT EXISTS states (
-        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (key, sender)
+STATES = """
+    CREATE TABLE states (
+        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, changed REAL NOT NULL, PRIMARY KEY (key, sender)
     ) WITHOUT ROWID"""
+HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest BLOB PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
+
 SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
 UPSERT = """
-    INSERT INTO states VALUES (?, ?, ?)
-    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state"""
+    INSERT INTO states VALUES (?, ?, ?, ?)
+    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state, changed = excluded.changed
+    WHERE state <> excluded.state"""
 DELETE = "DELETE FROM states WHERE key = ? AND sender = ?"
-FIRST_PAGE = "SELECT * FROM states ORDER BY key, sender LIMIT 1000"
-NEXT_PAGE = "SELECT * FROM states WHERE (key, sender) > (?, ?) ORDER BY key, sender LIMIT 1000"
+FIRST_PAGE = "SELECT key, sender, state, changed FROM states ORDER BY key, sender LIMIT 1000"
+NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
 
-
-# One thread at a time is in SQLite, whatever storage it uses, and a fork waits for it: neither a
-# connection nor a lock that another thread holds must cross a fork. Before it every storage is
-# closed, and either side opens its own at the next call.
-_one_thread = threading.RLock()
+# Held for each statement outside of a transaction, so that a fork finds these connections at rest.
+_statement = threading.RLock()
 _storages = weakref.WeakSet()
+_abandoned = []  # connections that were in a transaction of the parent when this process was forked
 
 
 class SQLiteStorage(Storage):
-    """States in one SQLite file, on disk at the moment `set` returns.
+    """States and own tables in one SQLite file, on disk at the moment a transaction ends.
 
-    `path` is the file; it and its folder are created when it is first opened, for their owner only. A busy
-    database is waited for, `timeout` seconds at most, and the lock of a sender `lock_timeout` seconds.
+    `path` is the file; it and its folder are created when missing, for their owner only. With `protected`,
+    `clear` refuses. Another mail of the same sender is waited for `lock_timeout` seconds, and others who write
+    `write_timeout` seconds.
     """
 
-    _cursor = None
-    _was_open = False
-
-    def __init__(self, path, protected=False, timeout=5.0, lock_timeout=2.0):
-        self.path = os.path.abspath(path)
+    def __init__(self, path, protected=False, lock_timeout=2.0, write_timeout=10.0):
+        self.path = os.path.realpath(path)
         self.protected = protected
-        self.timeout = timeout
+        self.write_timeout = write_timeout
         self._shown = os.fspath(path)
-        self._locks = SenderLocks(self.path + "-locks", lock_timeout)
+        self._locks = FileLocks(f"{self.path}-locks", lock_timeout)
+        self._watch = FileWatch(self.path, FileLocks(f"{self.path}-locks", write_timeout))
+        self._tables = []
+        self._is_ready = False
+        self._next_check = 0.0
+        self._next_sweep = 0.0
+        self._reset_connections()
+        _storages.add(self)
+
+    def _reset_connections(self):
+        self._connections = {}  # by thread
+        self._opening = threading.RLock()
+        self._write_lock = FairLock()
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self._shown}>"
 
     def open(self):
-        self._run("SELECT 1")
-
-    def get(self, key, sender):
-        rows = self._run(SELECT, (_cell(key), _cell(sender)))
-        return _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
-
-    def set(self, key, sender, state):
-        self._run(*_change(key, sender, state), writes=True)
-
-    def set_all(self, rows):
-        # BEGIN waits for other writers; what follows does not. They wait from the first row to the last.
-        self._run("BEGIN IMMEDIATE", writes=True, then=lambda: self._write_all(rows))
-
-    def _clear(self):
-        self._run("DELETE FROM states", writes=True)
-
-    def __iter__(self):
-        rows = self._run(FIRST_PAGE)
-        while rows:
-            for row in rows:
-                yield tuple(map(_value, row))
-            rows = self._run(NEXT_PAGE, rows[-1][:2])
-
-    @contextmanager
-    def conversation(self, sender):
-        if not self._was_open:
-            self.open()  # which creates the folder
-        with ExitStack() as lock:
-            with answering(OSError):
-                lock.enter_context(self._locks.lock(sender))
-            yield
+        """Open the file; create it where there is none, and add tables and columns that are missing."""
+        self._fetch("SELECT 1")
 
     def close(self):
-        with _one_thread:
-            if self._cursor is not None:
-                self._cursor.connection.close()
-            self._cursor = None
+        """Close the connections of all threads; the next call opens one again."""
+        with _statement, self._opening, self._failing():
+            self._close(list(self._connections))
 
-    def __del__(self):
-        self.close()
+    def __del__(self, suppress=suppress):
+        with suppress(Exception):  # whatever is left of it when the interpreter ends
+            self.close()
 
-    def _run(self, sql, parameters=(), writes=False, then=None):
-        """Return the rows of a statement; call `then` after it, before any other thread comes in.
+    def create_tables(self, tables):
+        """Call `tables(connection)` when the file is opened, to create own tables where they are missing."""
+        self._tables.append(tables)
+        self._is_ready = False
 
-        It is tried again while another process is in the way. SQLite's own busy handler waits
-        in steps that grow, and one process starved for seconds; short random ones share better.
+    def clear(self):
+        """Forget every state; raise `RuntimeError` when the storage is protected."""
+        self.refuse_when_protected()
+        with self.transaction() as here:
+            here.connection.execute("DELETE FROM states")
+            here.connection.execute("DELETE FROM handled")
+
+    def read(self, key, sender):
+        """Return the stored state, or `START`."""
+        rows = self._fetch(SELECT, (_cell(key), _cell(sender)))
+        return _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
+
+    def rows(self):
+        """Yield `(key, sender, state, changed)` rows by a page at a time."""
+        page = self._fetch(FIRST_PAGE)
+        while page:
+            for key, sender, state, changed in page:
+                yield _value(key), _value(sender), _value(state), changed
+            page = self._fetch(NEXT_PAGE, page[-1][:2])
+
+    def changed(self, key, sender):
+        """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
+        rows = self._fetch("SELECT changed FROM states WHERE key = ? AND sender = ?", (_cell(key), _cell(sender)))
+        return rows[0][0] if rows else None
+
+    def refuse_damaged(self):
+        """Raise `StorageError` when SQLite finds damage in the file."""
+        self.open()
+        with self._failing():
+            copies.refuse_damaged(self._connection())
+
+    def backup(self, path):
+        """Copy the database into the new file `path`, for its owner only, whole or not at all; others may write.
+
+        Raises `OSError` or `sqlite3.Error` when that cannot be done.
         """
-        deadline = None
+        path = os.path.realpath(path)
+        if os.path.exists(path):
+            raise FileExistsError(errno.EEXIST, "it exists already", path)
+        self.open()
+        with copies.copied(self._connection(), path) as part:
+            copies.move(part, path)
+
+    def copy_to(self, connection):
+        """Copy the database over that of another `sqlite3.Connection`."""
+        self.open()
+        self._connection().backup(connection)
+
+    def restore(self, path):
+        """Bring back what `backup` has saved, all or nothing, also while others use the database.
+
+        What nobody uses may be damaged, or not be there. Raises `OSError` or `sqlite3.Error` when it cannot be done.
+        """
+        if os.path.exists(self.path) and os.path.samefile(path, self.path):
+            raise FileExistsError(errno.EEXIST, "it is the database itself", path)
+        self._make_folder()
+        with copies.opened(path) as saved, copies.copied(saved, self.path, self._prepare) as part:
+            self.close()
+            try:
+                if not self._watch.replace(part):
+                    self.open()
+                    self._watch.overwrite(self._connection(), part)
+            finally:
+                self._is_ready = False  # it was `part` that was prepared
+
+    def kinds(self):
+        """Return the different `(key, state)` pairs that are stored."""
+        return {tuple(map(_value, row)) for row in self._fetch("SELECT DISTINCT key, state FROM states")}
+
+    def is_handled(self, digest):
+        """Return whether a mail with this digest was handled within the last week."""
+        return bool(self._fetch("SELECT 1 FROM handled WHERE digest = ?", (digest,)))
+
+    @contextmanager
+    def lock(self, here):
+        """Lock the sender of a transaction among the threads and processes of this machine."""
+        if not self._is_ready:
+            self.open()  # which creates the folder
+        with ExitStack() as stack:
+            with failing(OSError):
+                if here.sender is not None and not here.stateless:
+                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.sender)))
+            yield
+
+    def begin(self, here):
+        """Begin to write, unless that has begun; return the `sqlite3.Connection`."""
+        if here.connected is None:
+            here.connected, here.handler = self._begin(here), handler_name()
+            here.connected.protect()
+        elif not here.connected.in_transaction:
+            raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")
+        return here.connected
+
+    def write(self, here, rows):
+        """Write `(key, sender, state)` rows within the transaction of the database."""
+        now = time.time()
+        with self._failing():
+            for key, sender, state in rows:
+                cell = _cell(key), _cell(sender)
+                if state == ROUTE_FIRST_STATE:
+                    here.connected.execute(DELETE, cell)
+                else:
+                    here.connected.execute(UPSERT, (*cell, _cell(state), now))
+
+    def commit(self, here):
+        """Commit states, note and own tables with one fsync, and none when nothing has changed."""
+        changes = here.changes()
+        if here.connected is not None:
+            self.begin(here)  # it still is
+        elif changes:
+            here.connected = self._begin(here)
+        else:
+            return
+        with self._failing():
+            here.connected.unprotect()
+            self.write(here, changes)
+            self._commit(here)
+
+    def _commit(self, here):
+        connection = here.connected
+        if here.note and connection.total_changes != here.changes_before:
+            connection.execute("INSERT INTO handled VALUES (?, ?)", (here.note, time.time()))
+            self._sweep(connection)
+        self._watch.check()
+        connection.execute("COMMIT")
+        with suppress(OSError, sqlite3.OperationalError):  # others write: next time
+            self._watch.checkpoint(connection)
+        self._end(here)
+
+    def rollback(self, here):
+        """End the transaction of the database, if it has begun, without its changes."""
+        if here.connected is not None:
+            with suppress(sqlite3.Error):
+                here.connected.unprotect()
+                here.connected.rollback()
+            self._end(here)
+
+    def is_writing(self):
+        """Return whether another thread is in a transaction of the database."""
+        mine = self._connections.get(threading.get_ident())
+        others = [connection for connection in list(self._connections.values()) if connection is not mine]
+        return any(connection.in_transaction or connection.is_busy for connection in others)
+
+    def _begin(self, here):
+        """Wait for those who write, begin the transaction of the database, and return the connection."""
+        deadline = time.monotonic() + self.write_timeout
+        if not self._write_lock.acquire(self.write_timeout):
+            raise StorageError from TimeoutError(f"others have written for {self.write_timeout} seconds")
+        try:
+            self._fetch("BEGIN IMMEDIATE", deadline=deadline)
+            connection = self._connection()
+            connection.is_busy = True
+        except BaseException:
+            self._write_lock.release()
+            raise
+        here.begun_at, here.changes_before = time.monotonic(), connection.total_changes
+        return connection
+
+    def _end(self, here):
+        here.connected.is_busy = False
+        with suppress(sqlite3.ProgrammingError):  # an error has closed it
+            if not here.connected.in_transaction:  # else this would commit
+                here.connected.isolation_level = None
+        here.connected = None
+        self._write_lock.release()
+        seconds = time.monotonic() - here.begun_at
+        if seconds > SLOW_TRANSACTION:
+            LOG.warning("%s: %s kept others from writing for %.1f seconds", self, here.handler, seconds)
+
+    def _sweep(self, connection):
+        """Forget now and then which mails were handled long ago."""
+        now = time.time()
+        if now > self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL
+            connection.execute("DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
+
+    def _fetch(self, sql, parameters=(), deadline=None):
+        """Return the rows of a statement, tried again while another process is in the way.
+
+        SQLite's own busy handler waits in steps that grow, and one process starved for seconds; short random
+        ones share better.
+        """
         while True:
-            with _one_thread:
-                try:
-                    if self._cursor is None:
-                        self._connect()
-                    if writes or time.monotonic() > self._next_check:
-                        self._check_file()
-                    rows = self._cursor.execute(sql, parameters).fetchall()
-                    if then:
-                        then()
-                    return rows
-                except (sqlite3.Error, OSError) as error:
-                    deadline = deadline or time.monotonic() + self.timeout
-                    busy = isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
-                    if not busy:
-                        self.close()
-                    if not busy or time.monotonic() > deadline:
-                        raise SMTPError(451, UNAVAILABLE) from error
+            try:
+                with _statement:
+                    connection = self._connection()
+                    if time.monotonic() > self._next_check:
+                        self._check()
+                    return connection.execute(sql, parameters).fetchall()
+            except (sqlite3.Error, OSError) as error:
+                deadline = deadline or time.monotonic() + self.write_timeout
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise self._failure(error) from error
             time.sleep(random.uniform(0.0005, 0.005))
 
-    def _connect(self):
-        _storages.add(self)
-        if not self._was_open:
-            _create_file(self.path)
-        # mode=rw: a file that has gone is an error, not an empty storage.
-        file = f"{Path(self.path).as_uri()}?mode=rw"
-        connection = sqlite3.connect(file, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    def _check(self):
+        self._watch.check()
+        self._next_check = time.monotonic() + CHECK_INTERVAL
+
+    def _failure(self, error):
+        """Return the `StorageError` for what SQLite or the operating system raised, and give up a broken connection."""
+        if not isinstance(error, FilesMoved) and not _is_busy(error):
+            self._drop_connection()
+        return StorageError()
+
+    @contextmanager
+    def _failing(self):
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # With NORMAL, a power cut takes everything since the last checkpoint.
-            connection.execute("PRAGMA synchronous = FULL")
-            # Who is forgotten is not to be found in the file either.
-            connection.execute("PRAGMA secure_delete = ON")
-            if sys.platform == "darwin":  # whose fsync leaves data in the drive's cache
-                connection.execute("PRAGMA fullfsync = ON")
-                connection.execute("PRAGMA checkpoint_fullfsync = ON")
-            if not self._was_open:
-                connection.execute(CREATE)
-            self._file = None
-            self._check_file()
-        except BaseException:
-            connection.close()
-            raise
-        self._cursor = connection.cursor()
-        self._was_open = True
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise self._failure(error) from error
 
-    def _check_file(self):
-        """Refuse to go on when the open file is not the one at our path: writes would be lost."""
-        identity = file_identity(self.path)
-        if self._file not in (None, identity):
-            raise OSError(f"{self.path} was replaced while it was open")
-        self._file = identity
-        self._next_check = time.monotonic() + STAT_INTERVAL
+    def _connection(self):
+        """Return the connection of this thread."""
+        connection = self._connections.get(threading.get_ident())
+        if connection is None or not self._is_ready:
+            with self._opening:
+                connection = connection or self._open()
+                if not self._is_ready:
+                    self._prepare(connection)
+        return connection
 
-    def _write_all(self, rows):
-        cursor = self._cursor
+    def _open(self):
+        if not self._is_ready:
+            self._create()
+        with nullcontext() if self._connections else self._watch.opening():
+            # mode=rw: a file that has gone is an error, not an empty storage.
+            connection = sqlite3.connect(
+                f"file:{quote(self.path)}?mode=rw",
+                uri=True,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
+            )
+            try:
+                connection.configure()
+            except BaseException:
+                connection.close()
+                raise
+        ended = self._connections.keys() - {thread.ident for thread in threading.enumerate()}
+        self._connections[threading.get_ident()] = connection
+        self._close(ended)
+        return connection
+
+    def _create(self):
+        """Create the file before SQLite does, for its owner only; SQLite gives its mode to -wal and -shm.
+
+        Only ever a new file: to close one that SQLite has open releases the locks of the whole process
+        (https://sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        if os.path.exists(f"{self.path}-locks") and not os.path.exists(self.path):
+            raise FilesMoved(
+                f"{self.path} has gone; move it back, or delete {self.path}-locks to begin with everybody at the START"
+            )
+        self._make_folder()
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _make_folder(self):
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+
+    def _prepare(self, connection):
+        """Add what is missing in a new file, or in one of version 0.1. Other workers may start at the same moment."""
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            for row in rows:
-                cursor.execute(*_change(*row))
-            cursor.execute("COMMIT")
-        except BaseException as error:
-            cursor.connection.rollback()
-            if isinstance(error, sqlite3.OperationalError):  # never tried again: the stream is used up
-                raise sqlite3.DatabaseError(str(error)) from error
-            raise
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(states)")]
+            if not columns:
+                connection.execute(STATES)
+            elif "changed" not in columns:  # a constant default changes no row, be there a million
+                connection.execute(f"ALTER TABLE states ADD COLUMN changed REAL NOT NULL DEFAULT {time.time():.0f}")
+            connection.execute(HANDLED)
+            for tables in self._tables:
+                tables(connection)
+        finally:
+            if connection.in_transaction:  # `executescript` has committed
+                connection.execute("COMMIT")
+        self._is_ready = True
+
+    def _drop_connection(self):
+        with _statement, self._opening:
+            connection = self._connections.get(threading.get_ident())
+            if connection is not None and not connection.in_transaction:
+                self._close([threading.get_ident()])
+
+    def _close(self, threads):
+        """Close the connections of these threads that are not in a transaction."""
+        with self._opening:
+            closing = [self._connections.pop(it) for it in threads if not self._connections[it].in_transaction]
+            if closing:
+                with nullcontext() if self._connections else self._watch.closing():
+                    for connection in closing:
+                        connection.close()
 
 
-def _create_file(path):
-    """Create the file before SQLite does, for its owner only; SQLite's -wal and -shm take its mode.
+class Connection(sqlite3.Connection):
+    """A connection in which a handler can write, but not commit, and which it cannot close."""
 
-    Only ever a new file: to close one that SQLite has open gives back the locks of the whole
-    process (https://sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    is_busy = False  # from BEGIN until after the checkpoint that may follow the COMMIT
+    _cursors = None
+
+    def configure(self):
+        """Set what makes a commit last, and open the -wal."""
+        self.execute("PRAGMA journal_mode = WAL")
+        # With NORMAL, a power cut takes everything since the last checkpoint.
+        self.execute("PRAGMA synchronous = FULL")
+        self.execute("PRAGMA wal_autocheckpoint = 0")  # `FileWatch.checkpoint` does it
+        # Who is forgotten is not to be found in the file either.
+        self.execute("PRAGMA secure_delete = ON")
+        if sys.platform == "darwin":  # whose fsync leaves data in the drive's cache
+            self.execute("PRAGMA fullfsync = ON")
+            self.execute("PRAGMA checkpoint_fullfsync = ON")
+        self.execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+    def cursor(self, *arguments, **options):
+        cursor = super().cursor(*arguments, **options)
+        if self._cursors is not None:
+            self._cursors.add(cursor)
+        return cursor
+
+    # From Python 3.11 on, those of `sqlite3` do not call `cursor`.
+    def execute(self, *arguments):
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments):
+        return self.cursor().executemany(*arguments)
+
+    def close(self):
+        if self._cursors is not None:
+            raise sqlite3.ProgrammingError("this connection is not a handler's to close")
+        super().close()
+
+    def protect(self):
+        """Refuse BEGIN, COMMIT and ROLLBACK from here on; `executescript` and `with connection:` commit as well."""
+        self._cursors = weakref.WeakSet()
+        self.set_authorizer(_deny_transactions)
+        # Where SQLite has rolled back by itself, Python begins a transaction before the next write; that is refused.
+        self.isolation_level = "IMMEDIATE"
+
+    def unprotect(self):
+        """Close all cursors, and allow a commit again. A cursor that is left open keeps the -wal from being emptied."""
+        if self._cursors is not None:
+            for cursor in list(self._cursors):
+                cursor.close()
+            self._cursors = None
+            self.set_authorizer(_allow)
 
 
-def _change(key, sender, state):
-    if state == ROUTE_FIRST_STATE:
-        return DELETE, (_cell(key), _cell(sender))
-    return UPSERT, (_cell(key), _cell(sender), _cell(state))
+def _deny_transactions(action, *arguments):
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+
+def _allow(*arguments):
+    return sqlite3.SQLITE_OK
+
+
+def _is_busy(error):
+    return isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
 
 
 def _cell(value):
@@ -212,9 +474,26 @@ def _value(cell):
 
 
 def _before_fork():
-    _one_thread.acquire()
+    """Close what is at rest. Wait for those who write, unless it is the thread that forks, in its handler."""
+    _statement.acquire()
+    deadline = time.monotonic() + FORK_PATIENCE
+    while any(storage.is_writing() for storage in list(_storages)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    _close_all()
+
+
+def _close_all():
     for storage in list(_storages):
-        storage.close()
+        with suppress(StorageError):
+            storage.close()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_one_thread.release, after_in_child=_one_thread.release)
+def _after_fork_in_child():
+    for storage in list(_storages):
+        _abandoned.extend(storage._connections.values())
+        storage._reset_connections()
+    _statement.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_statement.release, after_in_child=_after_fork_in_child)
+atexit.register(_close_all)  # while the lock file says that this process uses the database

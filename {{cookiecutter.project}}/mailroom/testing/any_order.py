@@ -4,7 +4,8 @@
         play_in_any_order(end_states=["DONE"])
 
 Mails go to addresses that Hypothesis makes up from the routes, and to those in replies, with words from the code of the
-handlers. A broken promise is printed as a transcript. States are kept in memory meanwhile, whatever storage is attached.
+handlers. A broken promise is printed as a transcript. States and own tables are in memory meanwhile, whatever storage
+is attached.
 """
 
 import inspect
@@ -24,14 +25,14 @@ from salmon.routing import ROUTE_FIRST_STATE, MemoryStorage, Router
 
 from mailroom.loops import ReplyLimit
 from mailroom.room import current
-from mailroom.storage.base import MailStates
+from mailroom.storage.joined import JoinedStorage
 from mailroom.testing.exchange import exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
 TRANSCRIPTS = Path("tests/conversations")
 SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
-CRASH = "a crash before the states are kept"
+CRASHES = ["a crash before the states are kept", "a crash before own tables are kept"]
 MAILS = 30  # in each conversation
 FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
@@ -83,24 +84,29 @@ class BrokenPromise(Exception):
 
 
 class _Conversation(ExitStack):
-    """Takes mails one by one, with states and a reply limit of its own, and raises `BrokenPromise`."""
+    """Takes mails one by one, with states, own tables and a reply limit of its own, and raises `BrokenPromise`."""
 
     def __init__(self):
         super().__init__()
         self.states = _NotedStates(MemoryStorage())
-        self.rows = self.states.storage.states
+        self.rows = self.states.states.states
         self.mails = []
+        self.kept = set()  # the octets of mails that have changed something
         self.deliveries = []
         self.replied = {}  # the addresses in the last reply to each sender
         self.troubles = {
-            "the storage is down": patch.object(self.states.storage, "get", _fail),
+            "the storage is down": patch.object(self.states.states, "get", _fail),
             "the relay is down": patch.object(current().relay, "send_now", _fail),
             "the last line of the handler is wrong": patch.object(self.states, "set", _fail),
-            CRASH: patch.object(self.states.storage, "set", _fail),
+            CRASHES[0]: patch.object(self.states.states, "set", _fail),
+            CRASHES[1]: patch.object(self.states.database, "commit_beside", _fail),
         }
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
+        self.enter_context(patch.object(current(), "_storage", self.states))
         self.enter_context(patch.object(current(), "reply_limit", ReplyLimit(10**6)))
         self.enter_context(patch.object(current().relay, "sent", []))
+        if current().tables:
+            self.states.create_tables(current().tables)
 
     def take(self, sender, recipient, headers, text, troubles=True):
         """Take a mail, a person's in every trouble first, as its server tries again; return the `Exchange`."""
@@ -111,7 +117,7 @@ class _Conversation(ExitStack):
         before, sent = dict(self.rows), []
         for trouble in self.troubles if troubles and not automated else ():
             failed = self._deliver(data, trouble)
-            if failed.refusal and trouble == CRASH:
+            if failed.refusal and trouble in CRASHES:
                 sent = failed.sent
             elif failed.refusal:
                 self._promise(not failed.sent, "a mail that failed sent something")
@@ -126,7 +132,7 @@ class _Conversation(ExitStack):
             self._promise(self.rows == before, "automated mail changed a state")
             answered = any(not to or sender in to.split(",") for to, _ in result.sent)
             self._promise(not answered, "automated mail was answered")
-        elif not result.refusal:
+        elif not result.refusal and result.note != "handled before":
             self._promise(result.handlers, "250 was answered, and no handler took the mail")
         for to, reply in result.sent:
             text = f"{reply['Reply-To']} {reply['From']} {text_of(reply)}"
@@ -137,16 +143,29 @@ class _Conversation(ExitStack):
     def _deliver(self, data, trouble=None):
         """Deliver the last mail, which is this `data`."""
         sender, recipient, headers, text = self.mails[-1]
-        rows = dict(self.rows)
+        before = rows, own = dict(self.rows), self._own_tables()
         self.states.returned.clear()
         with self.troubles.get(trouble, nullcontext()):
             result = exchange(sender, recipient, data)
         self.deliveries.append((trouble if result.refusal else None, result, headers, text))
         if not result.refusal:
-            rows.update(self.states.returned)
+            self._promise(not (result.handlers and data in self.kept), "a mail that was handled was handled again")
+            rows = rows | self.states.returned
             rows = {cell: state for cell, state in rows.items() if state != ROUTE_FIRST_STATE}
         self._promise(self.rows == rows, "the stored states are not those that the handlers returned")
+        after = self.rows, self._own_tables()
+        if result.refusal:
+            self._promise(after[1] == own, "a mail that was not handled changed an own table")
+        elif after != before:
+            self.kept.add(data)
         return result
+
+    def _own_tables(self):
+        """Return the rows of each table in the database, except for those of the package and of SQLite."""
+        with self.states.transaction() as here:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            names = {name for (name,) in here.connection.execute(query)} - {"states", "handled"}
+            return {name: here.connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
     def _promise(self, kept, promise):
         """Raise `BrokenPromise` unless it is kept; its transcript leaves out the trouble before."""
@@ -162,7 +181,7 @@ class _Conversation(ExitStack):
         raise BrokenPromise(promise, self.mails, transcript.getvalue())
 
 
-class _NotedStates(MailStates):
+class _NotedStates(JoinedStorage):
     """Notes in `returned` which states the handlers return."""
 
     def __init__(self, storage):
@@ -170,7 +189,7 @@ class _NotedStates(MailStates):
         self.returned = {}
 
     def set(self, key, sender, state):
-        self.returned[self.storage.key(key, sender)] = state
+        self.returned[self.states.key(key, sender)] = state
         super().set(key, sender, state)
 
 

@@ -7,12 +7,14 @@ Subclass the class that fits and give it the fixtures that it names:
         def storage(self):
             return RedisStorage("redis://localhost/15")  # empty
 
-`StorageContract` holds for every storage, Salmon's `MemoryStorage` included; `SharedStorageContract` for one that
-locks a sender while a mail is handled, so that several processes can use it.
+`StorageContract` holds for every storage, Salmon's `MemoryStorage` included. The others are for subclasses of
+`mailroom.storage.Storage`: `TransactionContract` for all of them, `SharedStorageContract` for one that several
+processes can use, `OwnTablesContract` for one whose transactions have a `connection`.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
@@ -27,14 +29,14 @@ BOB = "bob@people.example"
 def refused(code):
     """Fail unless the block refuses the mail with `code`: 451 for now, 554 for good."""
     with pytest.raises(SMTPError) as refusal:
-        yield
+        yield refusal
     assert refusal.value.code == code
     assert refusal.value.message.isascii() and refusal.value.message.isprintable()
 
 
 def locked_get(storage, sender):
-    """Return the state of `sender`, read in a conversation."""
-    with storage.conversation(sender):
+    """Return the state of `sender`, read in a transaction."""
+    with storage.transaction(sender):
         return storage.get(KEY, sender)
 
 
@@ -102,23 +104,191 @@ class StorageContract:
         assert len(self.rows(storage)) == 80
 
 
-class SharedStorageContract(StorageContract):
-    """`conversation`. Needs a fixture `other`: one more storage on the same states, which waits briefly for a lock."""
+class TransactionContract(StorageContract):
+    """`transaction`: one mail, all or nothing. Needs a fixture `storage`, empty, a `mailroom.storage.Storage`."""
 
-    def test_a_sender_has_one_conversation_at_a_time(self, storage, other):
-        with storage.conversation(ALICE):
+    def test_other_threads_do_not_see_half_a_mail(self, storage):
+        with ThreadPoolExecutor(1) as elsewhere:
+            with storage.transaction(ALICE):
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+                assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+                reading = elsewhere.submit(storage.get, KEY, ALICE)
+                wait([reading], 0.1)  # or the reader waits for this mail
+                assert not reading.done() or reading.result() == ROUTE_FIRST_STATE
+            assert elsewhere.submit(storage.get, KEY, ALICE).result() == "SUBSCRIBED"
+
+    def test_all_states_of_a_mail_are_kept(self, storage):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        with storage.transaction(ALICE):
+            storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
+            storage.set(KEY, BOB, "CONFIRMING")
+            storage.set(KEY, BOB, "SUBSCRIBED")
+            assert [storage.get(KEY, ALICE), storage.get(KEY, BOB)] == [ROUTE_FIRST_STATE, "SUBSCRIBED"]
+        assert self.rows(storage) == [(KEY, BOB, "SUBSCRIBED")]
+
+    @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
+    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(self, storage, failure):
+        with pytest.raises(failure), storage.transaction(ALICE):
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            raise failure
+        assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
+        with storage.transaction(ALICE):
+            assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
+            storage.set(KEY, BOB, "CONFIRMING")
+        assert [storage.get(KEY, ALICE), storage.get(KEY, BOB)] == [ROUTE_FIRST_STATE, "CONFIRMING"]
+
+    def test_sender_without_states_meets_stateless_handlers_only(self, storage):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        storage.set(KEY, BOB, "SUBSCRIBED")
+        with storage.transaction(ALICE, stateless=True):
+            assert storage.get(KEY, ALICE) is None
+            assert storage.get(KEY, BOB) == "SUBSCRIBED"
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_transaction_without_a_sender_keeps_states(self, storage):
+        with storage.transaction():
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_transaction_within_a_transaction_joins_it(self, storage):
+        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as outer:
+            with storage.transaction(BOB) as inner:
+                storage.set(KEY, BOB, "SUBSCRIBED")
+            assert inner is outer
+            raise ZeroDivisionError
+        assert storage.get(KEY, BOB) == ROUTE_FIRST_STATE
+
+    def test_each_of_many_mails_at_once_goes_one_step_on(self, storage):
+        """Of mails of one sender that were handled at the same time one would not count."""
+
+        def step(_):
+            with storage.transaction(ALICE):
+                number = int(storage.get(KEY, ALICE).removeprefix(ROUTE_FIRST_STATE) or 0)
+                both_are_here.wait(0.001)
+                storage.set(KEY, ALICE, str(number + 1))
+
+        both_are_here = threading.Event()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(step, range(20)))
+        assert storage.get(KEY, ALICE) == "20"
+
+
+class OwnTablesContract(TransactionContract):
+    """`connection` and `handled`: own rows and the note of a mail are kept with its states. Needs a fixture `storage`."""
+
+    DIGEST = b"0123456789abcdef"
+
+    @pytest.fixture
+    def posts(self, storage):
+        """A table of your own, `posts`; return a function that returns its rows."""
+
+        def tables(connection):
+            connection.execute("CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
+
+        def posts():
+            with storage.transaction() as transaction:
+                return [text for (text,) in transaction.connection.execute("SELECT text FROM posts ORDER BY text")]
+
+        storage.create_tables(tables)
+        return posts
+
+    def write(self, transaction, text="hello"):
+        """Write a row of your own."""
+        transaction.connection.execute(f"INSERT INTO posts VALUES ('{text}')")
+
+    def test_own_rows_are_kept_with_the_states(self, storage, posts):
+        with storage.transaction(ALICE) as transaction:
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            self.write(transaction)
+            assert posts() == ["hello"]
+        assert posts() == ["hello"]
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_own_rows_are_undone_with_the_states(self, storage, posts):
+        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
+            self.write(transaction)
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            raise ZeroDivisionError
+        assert posts() == []
+        assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
+
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_handler_that_ends_the_transaction_itself_keeps_nothing_of_a_mail_that_fails(self, storage, posts, end):
+        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
+            self.write(transaction)
+            with suppress(Exception):
+                getattr(transaction.connection, end)()
+            with suppress(Exception):
+                self.write(transaction, "more")
+            raise ZeroDivisionError
+        assert posts() == []
+
+    def test_own_rows_of_many_threads_are_kept(self, storage, posts):
+        def write(thread):
+            for number in range(5):
+                with storage.transaction(f"{thread}@b.example") as transaction:
+                    self.write(transaction, f"{thread}-{number}")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert posts() == [f"{thread}-{number}" for thread in range(4) for number in range(5)]
+
+    @pytest.mark.parametrize("written", ["state", "own row"])
+    def test_mail_that_wrote_something_is_handled_once(self, storage, posts, written):
+        with storage.transaction(ALICE) as transaction:
+            assert not transaction.handled(self.DIGEST)
+            if written == "state":
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+            else:
+                self.write(transaction)
+        for sender in (ALICE, BOB):
+            with storage.transaction(sender) as transaction:
+                assert transaction.handled(self.DIGEST)
+                assert not transaction.handled(self.DIGEST[::-1])
+
+    def test_mail_that_wrote_nothing_is_not_noted(self, storage, posts):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        for _ in range(2):
+            with storage.transaction(ALICE) as transaction:
+                assert not transaction.handled(self.DIGEST)
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+                assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+                assert posts() == []
+
+    def test_mail_that_failed_is_not_noted(self, storage, posts):
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
+                assert not transaction.handled(self.DIGEST)
+                self.write(transaction)
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+                raise ZeroDivisionError
+
+    def test_clear_forgets_the_notes(self, storage):
+        with storage.transaction(ALICE) as transaction:
+            assert not transaction.handled(self.DIGEST)
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        storage.clear()
+        with storage.transaction(ALICE) as transaction:
+            assert not transaction.handled(self.DIGEST)
+
+
+class SharedStorageContract(TransactionContract):
+    """For several processes. Needs a fixture `other`: one more storage on the same states, which waits briefly for a lock."""
+
+    def test_a_sender_has_one_transaction_at_a_time(self, storage, other):
+        with storage.transaction(ALICE):
             storage.set(KEY, ALICE, "CONFIRMING")
             with refused(451):
                 in_thread(locked_get, other, ALICE)
         assert in_thread(locked_get, other, ALICE) == "CONFIRMING"
 
     def test_senders_do_not_wait_for_each_other(self, storage, other):
-        with storage.conversation(ALICE):
-            assert in_thread(locked_get, other, BOB) == "START"
+        with storage.transaction(ALICE):
+            assert in_thread(locked_get, other, BOB) == ROUTE_FIRST_STATE
 
-    def test_the_next_conversation_reads_what_the_last_one_set(self, storage):
+    def test_the_next_transaction_reads_what_the_last_one_set(self, storage):
         with ThreadPoolExecutor(1) as pool:
-            with storage.conversation(ALICE):
+            with storage.transaction(ALICE):
                 waiting = pool.submit(locked_get, storage, ALICE)
                 storage.set(KEY, ALICE, "CONFIRMING")
             assert waiting.result() == "CONFIRMING"

@@ -3,6 +3,7 @@
 import email
 import os
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
@@ -52,15 +53,18 @@ def exchange(sender, recipient, data):
         return result
     before = _states(message)
     try:
-        with _noting_calls(result.handlers):
+        with _noting_calls() as calls:
             here.deliver(PEER, sender, recipient, data)
-        if not result.handlers:
-            result.note = "automated mail" if is_from_machine(message) else "replies_per_hour is reached"
+        if not calls:
+            result.note = "automated mail" if is_from_machine(message) else "handled before"
+        elif calls[-1][1].replies_left_out:
+            result.note = "replies_per_hour is reached"
     except SMTPError as error:
         result.refusal = str(error)
     except Exception as error:
         result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
         result.note = with_place(error)
+    result.handlers = [handler for handler, _ in calls]
     after = _states(message)
     handlers = [(handler.__module__, handler.__name__) for handler in result.handlers]
     if not result.refusal:
@@ -114,15 +118,17 @@ def _states(message):
         return {}
 
 
-def _noting_calls(called):
-    """Add the handlers that the Router calls within the block to the list `called`."""
-    call = Router.call_safely
+@contextmanager
+def _noting_calls():
+    """Yield a list that gets each handler that the Router calls within the block, with the message."""
+    call, calls = Router.call_safely, []
 
     def note_and_call(handler, message, captures):
-        called.append(handler)
+        calls.append((handler, message))
         call(handler, message, captures)
 
-    return patch.object(Router, "call_safely", note_and_call)
+    with patch.object(Router, "call_safely", note_and_call):
+        yield calls
 
 
 def with_place(error):

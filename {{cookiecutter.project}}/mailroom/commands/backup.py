@@ -1,0 +1,67 @@
+"""`operate.py backup` and `restore`: save the database of an SQLite storage, and bring it back."""
+
+import sqlite3
+from contextlib import contextmanager
+
+import click
+from salmon.server import SMTPError
+
+from mailroom.commands.booted import boot_quietly
+from mailroom.storage.sqlite import SQLiteStorage
+
+OTHER_TOOLS = (
+    "use the tools of its database, for example pg_dump and pg_restore, or `states export` and `states import`"
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(resolve_path=True))
+def backup(file):
+    """Save states and own tables in the new FILE, which is an SQLite database.
+
+    The server may run meanwhile. What is in FILE is checked, and for its owner only.
+
+    \b
+    python operate.py backup run/states.backup
+    """
+    storage = sqlite_storage()
+    with one_line(f"{storage!r} was not saved in {file}"):
+        storage.backup(file)
+    click.echo(f"{storage!r} is saved in {file}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, resolve_path=True))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def restore(file, yes):
+    """Bring back what `backup` has saved in FILE; what came later is gone.
+
+    The server may run meanwhile, and finds it at the next mail. Where the database is damaged, or its files were moved
+    or deleted, stop the server first.
+
+    \b
+    python operate.py restore run/states.backup
+    """
+    storage = sqlite_storage()
+    if not yes:
+        click.confirm(f"Replace all that is in {storage!r}?", abort=True)
+    with one_line(f"nothing has changed: {file} was not restored into {storage!r}"):
+        storage.restore(file)
+    click.echo(f"{storage!r} is what {file} has")
+
+
+def sqlite_storage():
+    """Return the storage of the application; end the command when it is not one of SQLite."""
+    storage = boot_quietly().room.storage
+    if not isinstance(storage, SQLiteStorage):
+        raise click.ClickException(f"{storage!r} is no SQLiteStorage; {OTHER_TOOLS}")
+    return storage
+
+
+@contextmanager
+def one_line(failure):
+    """End the command with one line when the block fails."""
+    try:
+        yield
+    except (SMTPError, OSError, sqlite3.Error) as error:
+        raise click.ClickException(f"{failure}: {error.__cause__ or error}") from error

@@ -145,6 +145,10 @@ class TransactionContract(StorageContract):
             assert storage.get(KEY, BOB) == "SUBSCRIBED"
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
+    def test_mail_that_comes_first_was_not_handled_before(self, storage):
+        with storage.transaction(ALICE) as transaction:
+            assert not transaction.handled(b"0123456789abcdef")
+
     def test_transaction_without_a_sender_keeps_states(self, storage):
         with storage.transaction():
             storage.set(KEY, ALICE, "SUBSCRIBED")

@@ -6,19 +6,25 @@ import time
 from tests.mailroom.storage.programs import KEY
 
 
-def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
-    acknowledged = {}
+def killed_again_and_again(start, program):
+    """Let three writers go on where the last ones were killed; yield the number that each has acknowledged, by sender."""
+    senders = [f"{number}@b.example" for number in range(3)]
+    acknowledged = dict.fromkeys(senders, 0)
     for _ in range(6):
-        writers = {f"{number}@b.example": start("count", f"{number}@b.example") for number in range(3)}
+        writers = {sender: start(program, sender) for sender in senders}
         for sender, writer in writers.items():
-            acknowledged[sender] = int(writer.stdout.readline())
+            acknowledged[sender] = int(writer.stdout.readline() or writer.stderr.read())
         time.sleep(random.uniform(0, 0.2))
         for writer in writers.values():
             writer.kill()
         for sender, writer in writers.items():
             said = writer.stdout.read().split()
             acknowledged[sender] = int(said[-1]) if said else acknowledged[sender]
+        yield acknowledged
 
+
+def test_every_state_that_was_acknowledged_survives_a_kill(start, open_storage):
+    for acknowledged in killed_again_and_again(start, "count"):
         storage = open_storage()
         for sender, number in acknowledged.items():
             kept = storage.get(KEY, sender)
@@ -39,19 +45,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(start, open_storage):
 
 
 def test_state_own_row_and_note_survive_a_kill_together_or_not_at_all(start, open_storage):
-    senders = [f"{number}@b.example" for number in range(3)]
-    acknowledged = dict.fromkeys(senders, 0)
-    for _ in range(6):
-        writers = {sender: start("count_rows", sender) for sender in senders}
-        for sender, writer in writers.items():
-            acknowledged[sender] = int(writer.stdout.readline() or writer.stderr.read())
-        time.sleep(random.uniform(0, 0.2))
-        for writer in writers.values():
-            writer.kill()
-        for sender, writer in writers.items():
-            said = writer.stdout.read().split()
-            acknowledged[sender] = int(said[-1]) if said else acknowledged[sender]
-
+    for acknowledged in killed_again_and_again(start, "count_rows"):
         storage = open_storage()
         with storage.transaction() as transaction:
             posts = {text for (text,) in transaction.connection.execute("SELECT text FROM posts")}

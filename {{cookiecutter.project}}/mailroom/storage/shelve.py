@@ -69,18 +69,13 @@ class _Shelf(routing.ShelveStorage):
             return shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE)
 
     def set_all(self, rows):
-        """Store the rows; take back those that were stored when a later one fails."""
         with self.opened() as shelf:
-            before = {}
-            try:
-                for key, sender, state in rows:
-                    cell = self.key(key.encode("ascii"), sender)
-                    before.setdefault(cell, shelf.get(cell, ROUTE_FIRST_STATE))
-                    _put(shelf, cell, state)
-            except BaseException:
-                for cell, state in before.items():
-                    _put(shelf, cell, state)
-                raise
+            for key, sender, state in rows:
+                cell = self.key(key.encode("ascii"), sender)
+                if state == ROUTE_FIRST_STATE:
+                    shelf.pop(cell, None)
+                else:
+                    shelf[cell] = state
 
     def clear(self):
         with self.opened() as shelf:
@@ -115,10 +110,3 @@ class _Shelf(routing.ShelveStorage):
         if not self._was_open:
             dbm.open(self.database_path, "c", 0o600).close()
             self._was_open = True
-
-
-def _put(shelf, cell, state):
-    if state == ROUTE_FIRST_STATE:
-        shelf.pop(cell, None)
-    else:
-        shelf[cell] = state

@@ -1,5 +1,6 @@
 """Sends mail as a mail server would, and takes the time of each."""
 
+import secrets
 import selectors
 import socket
 import time
@@ -51,6 +52,7 @@ class Client:
         self._selector = selectors.DefaultSelector()
         self._sessions = [_Session(protocol, ports[n % len(ports)]) for n in range(connections)]
         self._pipelined = pipelined
+        self._name = secrets.token_hex(8)  # a mail that was sent before would not be handled again
         for session in self._sessions:
             self._selector.register(session.socket, selectors.EVENT_READ, session)
         self._number = 0
@@ -85,7 +87,7 @@ class Client:
 
     def _encoded(self, sender, recipient):
         self._number += 1
-        data = DATA.format(sender=sender, recipient=recipient, number=f"{id(self):x}.{self._number}")
+        data = DATA.format(sender=sender, recipient=recipient, number=f"{self._name}.{self._number}")
         content = (data.encode() + b".\r\n", b"250")
         mail, rcpt = f"MAIL FROM:<{sender}>\r\n".encode(), f"RCPT TO:<{recipient}>\r\n".encode()
         if self._pipelined:

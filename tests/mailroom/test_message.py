@@ -1,5 +1,6 @@
 """Reading a mail: text and headers, however broken, and what is refused."""
 
+import re
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -8,6 +9,7 @@ import pytest
 from salmon.server import SMTPError
 
 from mailroom.message import read
+from mailroom.relay import _stuffed
 from mailroom.testing import receive_data
 
 ALICE = "alice@people.example"
@@ -106,6 +108,20 @@ def test_forwarded_mail_leaves_as_it_came(reading, sent):
     (forwarded,) = sent
     assert (forwarded.sender, forwarded.recipients) == ("<>", ("root@localhost",))
     assert forwarded.data == b"Subject: help\r\n\r\n.a dot\r\nK\xc3\xb6ln\r\n"
+
+
+def test_forwarded_mail_keeps_a_lone_cr_for_its_signature(reading, sent):
+    data = b"Subject: help\r\n\r\nA\rB\r\rC\r\n"
+    reading(data).forward(to="root@localhost")
+
+    assert sent[0].data == data
+
+
+@pytest.mark.parametrize("end", [b"\r.\r", b"\r.\r\n", b"\n.\r\n", b"\n.\n", b"\r.\n"])
+def test_forwarded_mail_holds_nothing_that_a_server_takes_for_its_end(reading, sent, end):
+    reading(b"Subject: help\r\n\r\nA" + end + b"MAIL FROM:<eve@evil.example>\r\n").forward(to="root@localhost")
+
+    assert re.search(rb"[\r\n]\.[\r\n]", _stuffed(sent[0].data)) is None
 
 
 def test_mail_of_the_handler_gets_date_and_message_id(reading, sent):

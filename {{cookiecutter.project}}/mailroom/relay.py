@@ -23,6 +23,9 @@ LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wro
 
 BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without a name, or the null sender
 
+# A lone CR is text, and stays; but before a dot, servers have taken it for the end of the mail (SMTP smuggling, 2023).
+LINE_END = re.compile(rb"\r\n|\r(?=\.)|\n")
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -203,7 +206,7 @@ def _recipients(message):
 
 
 def _octets(message):
-    """Return the message with CRLF line ends; one that came in (`MailRequest`) exactly as it came."""
+    """Return the message with CRLF line ends; one that came in (`MailRequest`) octet by octet, for its signatures."""
     if isinstance(message, Message):
         message = copy(message)
         del message["Bcc"]  # the copies are blind
@@ -217,4 +220,4 @@ def _octets(message):
         data = str(message)
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogateescape")
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", data)
+    return LINE_END.sub(b"\r\n", data)

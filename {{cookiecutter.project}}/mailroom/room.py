@@ -10,8 +10,11 @@ import os
 import re
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import Any
 
 import jinja2
 from salmon import view
@@ -22,10 +25,11 @@ from salmon.utils import import_settings
 from mailroom import handlers as known
 from mailroom.files import make_private, other_package
 from mailroom.loops import ReplyLimit, is_from_machine
-from mailroom.message import read
+from mailroom.message import Message, read
+from mailroom.relay import Relay
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
-from mailroom.storage import Storage
+from mailroom.storage import Storage, Tables, Transaction
 from mailroom.storage.joined import JoinedStorage
 
 LOG = logging.getLogger(__name__)
@@ -46,15 +50,15 @@ class Mailroom:
 
     def __init__(
         self,
-        relay,
-        domain,
-        templates,
-        secret_key,
-        replies_per_hour=20,
-        renamed_states=(),
-        tables=None,
-        max_message_size=10 * 1024 * 1024,
-    ):
+        relay: Relay,
+        domain: str,
+        templates: str,
+        secret_key: str,
+        replies_per_hour: int = 20,
+        renamed_states: Mapping[str, str] | None = None,
+        tables: Tables | None = None,
+        max_message_size: int = 10 * 1024 * 1024,
+    ) -> None:
         if not secret_key and os.path.exists("run/secret_key"):
             refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
         if not secret_key:
@@ -69,15 +73,15 @@ class Mailroom:
         )
         self.tokens = Tokens(secret_key)
         self.reply_limit = ReplyLimit(replies_per_hour)
-        self.renamed_states = dict(renamed_states)
+        self.renamed_states = dict(renamed_states or ())
         self.tables = tables
-        self._storage = None
+        self._storage: Storage | None = None
         self.max_message_size = max_message_size
 
     @property
-    def storage(self):
+    def storage(self) -> Storage:
         """The `Storage` that the Router has now; one with Salmon's three methods only is wrapped where it stands."""
-        storage = Router.STATE_STORE
+        storage: Storage = Router.STATE_STORE
         if storage is not self._storage:
             if not isinstance(storage, Storage):
                 storage = Router.STATE_STORE = JoinedStorage(storage)
@@ -89,7 +93,7 @@ class Mailroom:
             self._storage = storage
         return storage
 
-    def load(self, handlers):
+    def load(self, handlers: list[str]) -> None:
         """Load modules of handlers into the Router, and compile the templates; raise what a broken one raises.
 
         Ends the process with one line when a module is not there, or when none of them has a route.
@@ -113,7 +117,7 @@ class Mailroom:
         for name in self.templates.list_templates(["msg"]):
             self.templates.get_template(name)
 
-    def start(self):
+    def start(self) -> None:
         """Prepare for mail: open the storage, and rename states. Receivers call this before they answer.
 
         Ends the process with one line when the storage cannot be used, or when a stored state has no handler.
@@ -129,15 +133,15 @@ class Mailroom:
         except SMTPError as error:
             refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
 
-    def is_routed(self, address):
+    def is_routed(self, address: str) -> bool:
         """Return whether any handler takes mail for `address`."""
         return any(True for _ in Router.match(address.lower()))
 
-    def address(self, recipient):
+    def address(self, recipient: str) -> str:
         """Return `recipient`, in our own domain when it has none."""
         return recipient if "@" in recipient else f"{recipient}@{self.domain}"
 
-    def deliver(self, peer, sender, recipient, data):
+    def deliver(self, peer: Any, sender: str, recipient: str, data: bytes) -> None:
         """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
 
         `sender` is the envelope sender, empty for the null sender. Whatever is raised, no state has
@@ -170,7 +174,7 @@ class Mailroom:
         if machine:
             LOG.info("not answered: automated mail")
 
-    def transaction(self):
+    def transaction(self) -> AbstractContextManager[Transaction]:
         """Return a context for a script or a test: states, own tables and mail of its block are kept together.
 
         with settings.room.transaction() as transaction:
@@ -178,7 +182,7 @@ class Mailroom:
         """
         return self.storage.transaction()
 
-    def send(self, mail, to=None, sender=None):
+    def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
         """Send an `email.message.EmailMessage`, or hold it where mail is being handled.
 
         `to` is an address or several, by default those in the headers To, Cc and Bcc. `sender` is the
@@ -191,7 +195,7 @@ class Mailroom:
             mail["Message-ID"] = make_msgid(domain=self.domain)
         self.relay.deliver(mail, To=to, From=sender)
 
-    def _limit_replies(self, message):
+    def _limit_replies(self, message: Message) -> int:
         """Leave out the replies that are too many for this hour; return how many are left."""
         replies = 0
         for envelope in list(message.transaction.mail):
@@ -204,41 +208,42 @@ class Mailroom:
                     replies += 1
         return replies
 
-    def push(self, message):
+    def push(self, message: Message) -> None:
         """Mark a mail that no handler took; the Router calls this as its `UNDELIVERABLE_QUEUE`."""
         message.unhandled = True
 
 
-def current():
+def current() -> Mailroom:
     """Return the `Mailroom` that `config.boot` or `config.testing` has put into Salmon's settings."""
-    return import_settings(False).room
+    room: Mailroom = import_settings(False).room
+    return room
 
 
-def message_id(data):
+def message_id(data: bytes) -> str:
     """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
     found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
     return found[1].decode("ascii") if found else "unknown"
 
 
-def _can_come_twice(message):
+def _can_come_twice(message: Message) -> bool:
     """Return whether the same octets are the same mail: what has no Message-ID and came from nowhere is typed twice."""
     return "message-id" in message.base or "received" in message.base
 
 
-def _digest(message):
+def _digest(message: Message) -> bytes:
     """Return a hash of the envelope and the octets of a mail."""
     envelope = repr((message.From, message.To)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(envelope + b"\0" + message.Data, digest_size=16).digest()
 
 
-def _exists(module):
+def _exists(module: str) -> bool:
     try:
         return not module.startswith(".") and importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # nor is its package
         return False
 
 
-def _refuse_without_handler(message, handlers):
+def _refuse_without_handler(message: Message, handlers: list[Callable[..., object]]) -> None:
     """Raise `salmon.server.SMTPError` when the sender is in a state in which none of the `handlers` takes mail.
 
     451 where the state has no handler at all, so that one that comes back with the next release
@@ -256,7 +261,7 @@ def _refuse_without_handler(message, handlers):
         raise SMTPError(550, "5.7.1 There is nothing for you at this address now") from reason
 
 
-def _handle(message):
+def _handle(message: Message) -> None:
     """Let the Router call the handlers; raise `TypeError` for the next state of one that no handler has."""
     try:
         Router.deliver(message)

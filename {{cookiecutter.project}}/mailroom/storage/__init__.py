@@ -12,11 +12,17 @@ Storage Backend" is wrapped by `joined.JoinedStorage`.
 import logging
 import re
 import sys
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from salmon.server import SMTPError
+
+if TYPE_CHECKING:
+    from mailroom.relay import Envelope
 
 LOG = logging.getLogger(__name__)
 
@@ -29,8 +35,13 @@ MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
 # NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
 IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
+Row = tuple[str | None, str | None, str]  # key, sender, state
+StoredRow = tuple[str | None, str | None, str, float | None]  # and when it changed
+Tables = Callable[[Any], object]  # creates own tables
+Failures = type[BaseException] | tuple[type[BaseException], ...]
+
 _UNREAD = object()
-_open = ContextVar("transaction", default=None)
+_open: ContextVar["Transaction | None"] = ContextVar("transaction", default=None)
 
 
 class StorageError(SMTPError):
@@ -39,7 +50,7 @@ class StorageError(SMTPError):
     It is an `SMTPError`, so that a storage is safe under Salmon's own receivers as well.
     """
 
-    def __init__(self, text="4.3.0 The state storage is not available", code=451):
+    def __init__(self, text: str = "4.3.0 The state storage is not available", code: int = 451) -> None:
         super().__init__(code, text)
 
 
@@ -49,23 +60,23 @@ class Transaction:
     `message.transaction` is that of a mail; `mailroom.storage.current()` that of this thread.
     """
 
-    def __init__(self, storage, sender, stateless):
+    def __init__(self, storage: "Storage", sender: str | None, stateless: bool) -> None:
         self.storage = storage
         self.sender = sender
         self.stateless = stateless
-        self.states = {}
-        self.mail = []
-        self.note = None
+        self.states: dict[tuple[str | None, str | None], str] = {}
+        self.mail: list[Envelope] = []
+        self.note: bytes | None = None
         self.has_ended = False
-        self._read = {}
+        self._read: dict[tuple[str | None, str | None], str] = {}
         # For the storage: its connection once the transaction of the database has begun, and what to log of that.
-        self.connected = None
+        self.connected: Any = None
         self.begun_at = 0.0
         self.handler = ""
         self.changes_before = 0
 
     @property
-    def connection(self):
+    def connection(self) -> Any:
         """The connection to the database. What is written here is committed with the states, or not at all.
 
         Its first use begins the transaction of the database; with SQLite nobody else can write until it ends. A
@@ -75,16 +86,16 @@ class Transaction:
             raise RuntimeError("this mail has been handled; nothing would commit what is written now")
         return self.storage.begin(self)
 
-    def send(self, envelope):
+    def send(self, envelope: "Envelope") -> None:
         """Send an `Envelope` with the commit."""
         self.mail.append(envelope)
 
-    def handled(self, digest):
+    def handled(self, digest: bytes) -> bool:
         """Return whether the mail with this digest was handled before; if not, note with the commit that it is."""
         self.note = digest
         return self.storage.is_handled(digest)
 
-    def get(self, key, sender):
+    def get(self, key: str | None, sender: str | None) -> str | None:
         """Return the state that this transaction has set, or else the one that is stored; None for a stateless sender."""
         if self.stateless and sender == self.sender:
             return None
@@ -93,13 +104,13 @@ class Transaction:
             self._read[cell] = self.storage.read(key, sender)
         return self.states.get(cell, self._read[cell])
 
-    def changes(self):
+    def changes(self) -> list[Row]:
         """Return the `(key, sender, state)` rows that this transaction changes."""
         return [(*cell, state) for cell, state in self.states.items() if state != self._read.get(cell, _UNREAD)]
 
 
 @contextmanager
-def failing(failures, unfit=()):
+def failing(failures: Failures, unfit: Failures = ()) -> Iterator[None]:
     """Turn exceptions in the block into a `StorageError`: 451 for `failures`, 554 for texts that are `unfit`.
 
     `TimeoutError` means that a lock was not released in time.
@@ -116,7 +127,7 @@ def failing(failures, unfit=()):
         raise StorageError from error
 
 
-def checked(key, sender, state=ROUTE_FIRST_STATE):
+def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str, str, str]:
     """Return the three when they are texts that every database can hold."""
     for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
         if not isinstance(text, str) or len(text) > length or IMPOSSIBLE.search(text):
@@ -124,7 +135,7 @@ def checked(key, sender, state=ROUTE_FIRST_STATE):
     return key, sender, state
 
 
-def current():
+def current() -> Transaction | None:
     """Return the `Transaction` that this thread is in, or None."""
     return _open.get()
 
@@ -137,12 +148,12 @@ class Storage(StateStorage):
 
     protected = False
 
-    def get(self, key, sender):
+    def get(self, key: str | None, sender: str | None) -> str | None:
         """Return the state of `sender` under `key`, `START` where there is none; inside a transaction what it has set."""
         here = self._joined()
         return self.read(key, sender) if here is None else here.get(key, sender)
 
-    def set(self, key, sender, state):
+    def set(self, key: str | None, sender: str | None, state: str) -> None:
         """Remember `state`; `START` forgets the row. Inside a transaction it is kept until the commit."""
         here = self._joined()
         if here is None:
@@ -151,14 +162,14 @@ class Storage(StateStorage):
         else:
             here.states[key, sender] = state
 
-    def set_all(self, rows):
+    def set_all(self, rows: Iterable[Row]) -> None:
         """Remember `(key, sender, state)` rows, a stream of any length: all of them or, if anything fails, none."""
         with self.transaction() as here:
             self.begin(here)
             self.write(here, rows)
 
     @contextmanager
-    def transaction(self, sender=None, stateless=False):
+    def transaction(self, sender: str | None = None, stateless: bool = False) -> Iterator[Transaction]:
         """Lock `sender`, run the block and commit; roll back on an exception. A block within a block joins it.
 
         With `stateless` the sender has no state and is not locked, so that only stateless handlers match.
@@ -180,82 +191,81 @@ class Storage(StateStorage):
                 here.has_ended = True
                 _open.reset(token)
 
-    def refuse_when_protected(self):
+    def refuse_when_protected(self) -> None:
         """Raise `RuntimeError` when no test may delete what is stored."""
         if self.protected:
             raise RuntimeError(f"{self} is protected; tests import config.testing and clear its states")
 
-    def _joined(self):
+    def _joined(self) -> Transaction | None:
         here = _open.get()
         return here if here is not None and here.storage is self else None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Row]:
         """Yield `(key, sender, state)` rows."""
         return (row[:3] for row in self.rows())
 
-    def kinds(self):
+    def kinds(self) -> Set[tuple[str | None, str]]:
         """Return the different `(key, state)` pairs that are stored."""
         return {(key, state) for key, _, state in self}
 
-    def open(self):
+    def open(self) -> None:
         """Open the storage, so that it fails now or never; it opens itself at its first use otherwise."""
 
-    def close(self):
+    def close(self) -> None:
         """Close the storage; its next use opens it again."""
 
-    def create_tables(self, tables):
+    def create_tables(self, tables: Tables) -> None:
         """Call `tables(connection)` when the storage opens, to create own tables where they are missing."""
         raise NotImplementedError
 
-    def read(self, key, sender):
+    def read(self, key: str | None, sender: str | None) -> str:
         """Return the stored state, or `START`."""
         raise NotImplementedError
 
-    def rows(self):
+    def rows(self) -> Iterator[StoredRow]:
         """Yield `(key, sender, state, changed)` rows while nothing is locked; `changed` is seconds since the epoch."""
         raise NotImplementedError
 
-    def changed(self, key, sender):
+    def changed(self, key: str | None, sender: str | None) -> float | None:
         """Return the `changed` of one of the `rows`; None where there is no such row, or it does not know."""
         return next((changed for *cell, _, changed in self.rows() if cell == [key, sender]), None)
 
-    def refuse_damaged(self):
+    def refuse_damaged(self) -> None:
         """Raise `StorageError` when what is stored is damaged, where the storage can know."""
 
-    def lock(self, here):
+    def lock(self, here: Transaction) -> AbstractContextManager[Any]:
         """Return a context that locks the sender of a transaction among threads and processes."""
         raise NotImplementedError
 
-    def begin(self, here):
+    def begin(self, here: Transaction) -> Any:
         """Begin the transaction of the database, unless that has begun; return its connection."""
         raise NotImplementedError
 
-    def write(self, here, rows):
+    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         """Write `(key, sender, state)` rows within the transaction of the database."""
         raise NotImplementedError
 
-    def is_handled(self, digest):
+    def is_handled(self, digest: bytes) -> bool:
         """Return whether a mail with this digest was handled within the last week; False where that is not kept."""
         return False
 
-    def check(self, here):
+    def check(self, here: Transaction) -> None:
         """Raise `StorageError` when it is known by now that the commit will fail."""
 
-    def commit(self, here):
+    def commit(self, here: Transaction) -> None:
         """Commit the states, the note and what own tables got; nothing is written when nothing has changed."""
         raise NotImplementedError
 
-    def rollback(self, here):
+    def rollback(self, here: Transaction) -> None:
         """End the transaction of the database, if it has begun, without its changes. Called after a commit that failed too."""
         raise NotImplementedError
 
 
-def handler_name():
+def handler_name() -> str:
     """Return the name of the handler that runs in this thread, for the log."""
-    name, frame = "a script", sys._getframe()
-    while frame:
+    name = "a script"
+    for frame, _ in traceback.walk_stack(sys._getframe()):
         module = frame.f_globals.get("__name__")
         if module in Router.HANDLERS:
             name = f"{module}.{frame.f_code.co_name}"
-        frame = frame.f_back
     return name

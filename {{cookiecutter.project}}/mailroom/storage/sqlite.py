@@ -9,12 +9,27 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
 from urllib.parse import quote
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from mailroom.storage import HANDLED_KEPT, LOG, SLOW_TRANSACTION, Storage, StorageError, copies, failing, handler_name
+from mailroom.storage import (
+    HANDLED_KEPT,
+    LOG,
+    SLOW_TRANSACTION,
+    Row,
+    Storage,
+    StorageError,
+    StoredRow,
+    Tables,
+    Transaction,
+    copies,
+    failing,
+    handler_name,
+)
 from mailroom.storage.locks import FairLock, FileLocks, lock_number
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
@@ -39,8 +54,8 @@ NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
 
 # Held for each statement outside of a transaction, so that a fork finds these connections at rest.
 _statement = threading.RLock()
-_storages = weakref.WeakSet()
-_abandoned = []  # connections that were in a transaction of the parent when this process was forked
+_storages: "weakref.WeakSet[SQLiteStorage]" = weakref.WeakSet()
+_abandoned: "list[Connection]" = []  # connections that were in a transaction of the parent when this process was forked
 
 
 class SQLiteStorage(Storage):
@@ -51,59 +66,66 @@ class SQLiteStorage(Storage):
     `write_timeout` seconds.
     """
 
-    def __init__(self, path, protected=False, lock_timeout=2.0, write_timeout=10.0):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        protected: bool = False,
+        lock_timeout: float = 2.0,
+        write_timeout: float = 10.0,
+    ) -> None:
         self.path = os.path.realpath(path)
         self.protected = protected
         self.write_timeout = write_timeout
         self._shown = os.fspath(path)
         self._locks = FileLocks(f"{self.path}-locks", lock_timeout)
         self._watch = FileWatch(self.path, FileLocks(f"{self.path}-locks", write_timeout))
-        self._tables = []
+        self._tables: list[Tables] = []
         self._is_ready = False
         self._next_check = 0.0
         self._next_sweep = 0.0
         self._reset_connections()
         _storages.add(self)
 
-    def _reset_connections(self):
-        self._connections = {}  # by thread
+    def _reset_connections(self) -> None:
+        self._connections: dict[int, Connection] = {}  # by thread
         self._opening = threading.RLock()
         self._write_lock = FairLock()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
 
-    def open(self):
+    def open(self) -> None:
         """Open the file; create it where there is none, and add tables and columns that are missing."""
         self._fetch("SELECT 1")
 
-    def close(self):
+    def close(self) -> None:
         """Close the connections of all threads; the next call opens one again."""
         with _statement, self._opening, self._failing():
             self._close(list(self._connections))
 
-    def __del__(self, suppress=suppress):
+    def __del__(self, suppress: Any = suppress) -> None:
         with suppress(Exception):  # whatever is left of it when the interpreter ends
             self.close()
 
-    def create_tables(self, tables):
+    def create_tables(self, tables: Tables) -> None:
         """Call `tables(connection)` when the file is opened, to create own tables where they are missing."""
         self._tables.append(tables)
         self._is_ready = False
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget every state; raise `RuntimeError` when the storage is protected."""
         self.refuse_when_protected()
         with self.transaction() as here:
             here.connection.execute("DELETE FROM states")
             here.connection.execute("DELETE FROM handled")
 
-    def read(self, key, sender):
+    def read(self, key: str | None, sender: str | None) -> str:
         """Return the stored state, or `START`."""
         rows = self._fetch(SELECT, (_cell(key), _cell(sender)))
-        return _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
+        state: str = _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
+        return state
 
-    def rows(self):
+    def rows(self) -> Iterator[StoredRow]:
         """Yield `(key, sender, state, changed)` rows by a page at a time."""
         page = self._fetch(FIRST_PAGE)
         while page:
@@ -111,18 +133,18 @@ class SQLiteStorage(Storage):
                 yield _value(key), _value(sender), _value(state), changed
             page = self._fetch(NEXT_PAGE, page[-1][:2])
 
-    def changed(self, key, sender):
+    def changed(self, key: str | None, sender: str | None) -> float | None:
         """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
         rows = self._fetch("SELECT changed FROM states WHERE key = ? AND sender = ?", (_cell(key), _cell(sender)))
         return rows[0][0] if rows else None
 
-    def refuse_damaged(self):
+    def refuse_damaged(self) -> None:
         """Raise `StorageError` when SQLite finds damage in the file."""
         self.open()
         with self._failing():
             copies.refuse_damaged(self._connection())
 
-    def backup(self, path):
+    def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the database into the new file `path`, for its owner only, whole or not at all; others may write.
 
         Raises `OSError` or `sqlite3.Error` when that cannot be done.
@@ -134,12 +156,12 @@ class SQLiteStorage(Storage):
         with copies.copied(self._connection(), path) as part:
             copies.move(part, path)
 
-    def copy_to(self, connection):
+    def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the database over that of another `sqlite3.Connection`."""
         self.open()
         self._connection().backup(connection)
 
-    def restore(self, path):
+    def restore(self, path: str | os.PathLike[str]) -> None:
         """Bring back what `backup` has saved, all or nothing, also while others use the database.
 
         What nobody uses may be damaged, or not be there. Raises `OSError` or `sqlite3.Error` when it cannot be done.
@@ -156,16 +178,16 @@ class SQLiteStorage(Storage):
             finally:
                 self._is_ready = False  # it was `part` that was prepared
 
-    def kinds(self):
+    def kinds(self) -> Set[tuple[str | None, str]]:
         """Return the different `(key, state)` pairs that are stored."""
-        return {tuple(map(_value, row)) for row in self._fetch("SELECT DISTINCT key, state FROM states")}
+        return {(_value(key), _value(state)) for key, state in self._fetch("SELECT DISTINCT key, state FROM states")}
 
-    def is_handled(self, digest):
+    def is_handled(self, digest: bytes) -> bool:
         """Return whether a mail with this digest was handled within the last week."""
         return bool(self._fetch("SELECT 1 FROM handled WHERE digest = ?", (digest,)))
 
     @contextmanager
-    def lock(self, here):
+    def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender of a transaction among the threads and processes of this machine."""
         if not self._is_ready:
             self.open()  # which creates the folder
@@ -175,7 +197,7 @@ class SQLiteStorage(Storage):
                     stack.enter_context(self._locks.lock(SENDERS + lock_number(here.sender)))
             yield
 
-    def begin(self, here):
+    def begin(self, here: Transaction) -> Any:
         """Begin to write, unless that has begun; return the `sqlite3.Connection`."""
         if here.connected is None:
             here.connected, here.handler = self._begin(here), handler_name()
@@ -184,7 +206,7 @@ class SQLiteStorage(Storage):
             raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")
         return here.connected
 
-    def write(self, here, rows):
+    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         """Write `(key, sender, state)` rows within the transaction of the database."""
         now = time.time()
         with self._failing():
@@ -195,7 +217,7 @@ class SQLiteStorage(Storage):
                 else:
                     here.connected.execute(UPSERT, (*cell, _cell(state), now))
 
-    def commit(self, here):
+    def commit(self, here: Transaction) -> None:
         """Commit states, note and own tables with one fsync, and none when nothing has changed."""
         changes = here.changes()
         if here.connected is not None:
@@ -209,7 +231,7 @@ class SQLiteStorage(Storage):
             self.write(here, changes)
             self._commit(here)
 
-    def _commit(self, here):
+    def _commit(self, here: Transaction) -> None:
         connection = here.connected
         if here.note and connection.total_changes != here.changes_before:
             connection.execute("INSERT INTO handled VALUES (?, ?)", (here.note, time.time()))
@@ -220,7 +242,7 @@ class SQLiteStorage(Storage):
             self._watch.checkpoint(connection)
         self._end(here)
 
-    def rollback(self, here):
+    def rollback(self, here: Transaction) -> None:
         """End the transaction of the database, if it has begun, without its changes."""
         if here.connected is not None:
             with suppress(sqlite3.Error):
@@ -228,13 +250,13 @@ class SQLiteStorage(Storage):
                 here.connected.rollback()
             self._end(here)
 
-    def is_writing(self):
+    def is_writing(self) -> bool:
         """Return whether another thread is in a transaction of the database."""
         mine = self._connections.get(threading.get_ident())
         others = [connection for connection in list(self._connections.values()) if connection is not mine]
         return any(connection.in_transaction or connection.is_busy for connection in others)
 
-    def _begin(self, here):
+    def _begin(self, here: Transaction) -> "Connection":
         """Wait for those who write, begin the transaction of the database, and return the connection."""
         deadline = time.monotonic() + self.write_timeout
         if not self._write_lock.acquire(self.write_timeout):
@@ -249,7 +271,7 @@ class SQLiteStorage(Storage):
         here.begun_at, here.changes_before = time.monotonic(), connection.total_changes
         return connection
 
-    def _end(self, here):
+    def _end(self, here: Transaction) -> None:
         here.connected.is_busy = False
         with suppress(sqlite3.ProgrammingError):  # an error has closed it
             if not here.connected.in_transaction:  # else this would commit
@@ -260,14 +282,14 @@ class SQLiteStorage(Storage):
         if seconds > SLOW_TRANSACTION:
             LOG.warning("%s: %s kept others from writing for %.1f seconds", self, here.handler, seconds)
 
-    def _sweep(self, connection):
+    def _sweep(self, connection: "Connection") -> None:
         """Forget now and then which mails were handled long ago."""
         now = time.time()
         if now > self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             connection.execute("DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
 
-    def _fetch(self, sql, parameters=(), deadline=None):
+    def _fetch(self, sql: str, parameters: Sequence[Any] = (), deadline: float | None = None) -> list[Any]:
         """Return the rows of a statement, tried again while another process is in the way.
 
         SQLite's own busy handler waits in steps that grow, and one process starved for seconds; short random
@@ -279,31 +301,32 @@ class SQLiteStorage(Storage):
                     connection = self._connection()
                     if time.monotonic() > self._next_check:
                         self._check()
-                    return connection.execute(sql, parameters).fetchall()
+                    rows: list[Any] = connection.execute(sql, parameters).fetchall()
+                    return rows
             except (sqlite3.Error, OSError) as error:
                 deadline = deadline or time.monotonic() + self.write_timeout
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise self._failure(error) from error
             time.sleep(random.uniform(0.0005, 0.005))
 
-    def _check(self):
+    def _check(self) -> None:
         self._watch.check()
         self._next_check = time.monotonic() + CHECK_INTERVAL
 
-    def _failure(self, error):
+    def _failure(self, error: Exception) -> StorageError:
         """Return the `StorageError` for what SQLite or the operating system raised, and give up a broken connection."""
         if not isinstance(error, FilesMoved) and not _is_busy(error):
             self._drop_connection()
         return StorageError()
 
     @contextmanager
-    def _failing(self):
+    def _failing(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise self._failure(error) from error
 
-    def _connection(self):
+    def _connection(self) -> "Connection":
         """Return the connection of this thread."""
         connection = self._connections.get(threading.get_ident())
         if connection is None or not self._is_ready:
@@ -313,7 +336,7 @@ class SQLiteStorage(Storage):
                     self._prepare(connection)
         return connection
 
-    def _open(self):
+    def _open(self) -> "Connection":
         if not self._is_ready:
             self._create()
         with nullcontext() if self._connections else self._watch.opening():
@@ -336,7 +359,7 @@ class SQLiteStorage(Storage):
         self._close(ended)
         return connection
 
-    def _create(self):
+    def _create(self) -> None:
         """Create the file before SQLite does, for its owner only; SQLite gives its mode to -wal and -shm.
 
         Only ever a new file: to close one that SQLite has open releases the locks of the whole process
@@ -350,10 +373,10 @@ class SQLiteStorage(Storage):
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
 
-    def _make_folder(self):
+    def _make_folder(self) -> None:
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
 
-    def _prepare(self, connection):
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         """Add what is missing in a new file, or in one of version 0.1. Other workers may start at the same moment."""
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -370,13 +393,13 @@ class SQLiteStorage(Storage):
                 connection.execute("COMMIT")
         self._is_ready = True
 
-    def _drop_connection(self):
+    def _drop_connection(self) -> None:
         with _statement, self._opening:
             connection = self._connections.get(threading.get_ident())
             if connection is not None and not connection.in_transaction:
                 self._close([threading.get_ident()])
 
-    def _close(self, threads):
+    def _close(self, threads: Iterable[int]) -> None:
         """Close the connections of these threads that are not in a transaction."""
         with self._opening:
             closing = [self._connections.pop(it) for it in threads if not self._connections[it].in_transaction]
@@ -390,9 +413,9 @@ class Connection(sqlite3.Connection):
     """A connection in which a handler can write, but not commit, and which it cannot close."""
 
     is_busy = False  # from BEGIN until after the checkpoint that may follow the COMMIT
-    _cursors = None
+    _cursors: "weakref.WeakSet[sqlite3.Cursor] | None" = None
 
-    def configure(self):
+    def configure(self) -> None:
         """Set what makes a commit last, and open the -wal."""
         self.execute("PRAGMA journal_mode = WAL")
         # With NORMAL, a power cut takes everything since the last checkpoint.
@@ -405,32 +428,32 @@ class Connection(sqlite3.Connection):
             self.execute("PRAGMA checkpoint_fullfsync = ON")
         self.execute("SELECT count(*) FROM sqlite_master").fetchall()
 
-    def cursor(self, *arguments, **options):
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
         cursor = super().cursor(*arguments, **options)
         if self._cursors is not None:
             self._cursors.add(cursor)
         return cursor
 
     # From Python 3.11 on, those of `sqlite3` do not call `cursor`.
-    def execute(self, *arguments):
+    def execute(self, *arguments: Any) -> Any:
         return self.cursor().execute(*arguments)
 
-    def executemany(self, *arguments):
+    def executemany(self, *arguments: Any) -> Any:
         return self.cursor().executemany(*arguments)
 
-    def close(self):
+    def close(self) -> None:
         if self._cursors is not None:
             raise sqlite3.ProgrammingError("this connection is not a handler's to close")
         super().close()
 
-    def protect(self):
+    def protect(self) -> None:
         """Refuse BEGIN, COMMIT and ROLLBACK from here on; `executescript` and `with connection:` commit as well."""
         self._cursors = weakref.WeakSet()
         self.set_authorizer(_deny_transactions)
         # Where SQLite has rolled back by itself, Python begins a transaction before the next write; that is refused.
         self.isolation_level = "IMMEDIATE"
 
-    def unprotect(self):
+    def unprotect(self) -> None:
         """Close all cursors, and allow a commit again. A cursor that is left open keeps the -wal from being emptied."""
         if self._cursors is not None:
             for cursor in list(self._cursors):
@@ -439,19 +462,19 @@ class Connection(sqlite3.Connection):
             self.set_authorizer(_allow)
 
 
-def _deny_transactions(action, *arguments):
+def _deny_transactions(action: int, *arguments: Any) -> int:
     return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
 
-def _allow(*arguments):
+def _allow(*arguments: Any) -> int:
     return sqlite3.SQLITE_OK
 
 
-def _is_busy(error):
+def _is_busy(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
 
 
-def _cell(value):
+def _cell(value: str | None) -> str | bytes:
     """Return what stands for `value` in the file: itself, or bytes where a text would not do.
 
     A lone surrogate has no UTF-8. None would be NULL, of which a key may have many.
@@ -467,13 +490,13 @@ def _cell(value):
     return value
 
 
-def _value(cell):
+def _value(cell: str | bytes) -> Any:
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "surrogatepass") if cell else None
     return cell
 
 
-def _before_fork():
+def _before_fork() -> None:
     """Close what is at rest. Wait for those who write, unless it is the thread that forks, in its handler."""
     _statement.acquire()
     deadline = time.monotonic() + FORK_PATIENCE
@@ -482,13 +505,13 @@ def _before_fork():
     _close_all()
 
 
-def _close_all():
+def _close_all() -> None:
     for storage in list(_storages):
         with suppress(StorageError):
             storage.close()
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     for storage in list(_storages):
         _abandoned.extend(storage._connections.values())
         storage._reset_connections()

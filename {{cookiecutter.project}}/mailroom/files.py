@@ -4,9 +4,10 @@ import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 
-def tighten_umask():
+def tighten_umask() -> None:
     """Replace a umask of 0, which is that of Salmon's daemon, by 077; leave any other alone.
 
     Python may have compiled modules before this call. Their folders are closed as well: another user
@@ -16,7 +17,7 @@ def tighten_umask():
     if umask != 0:
         os.umask(umask)
         return
-    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+    specs: list[Any] = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
     for folder in {Path(spec.cached).parent for spec in specs if getattr(spec, "cached", None)}:
         try:
             if folder.stat().st_mode & 0o022:
@@ -25,7 +26,7 @@ def tighten_umask():
             pass
 
 
-def other_package(name):
+def other_package(name: str) -> str | None:
     """Return where an installed package `name` stands that hides the one in the working folder, or None.
 
     For `salmon start` the working folder is the last place in which Python looks.
@@ -37,7 +38,7 @@ def other_package(name):
     return spec.origin if spec else None
 
 
-def make_private(folder):
+def make_private(folder: str | Path) -> None:
     """Create a folder for its owner only, or close one that exists.
 
     Ends the process with one line when it belongs to somebody else.

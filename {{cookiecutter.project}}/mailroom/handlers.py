@@ -4,19 +4,21 @@ import functools
 import inspect
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
 from mailroom.settings import refuse
+from mailroom.storage import Row, Storage
 
 LOG = logging.getLogger(__name__)
 
 
 @functools.cache
-def states_by_module():
+def states_by_module() -> dict[str, list[str]]:
     """Return `{module: names of its states}`, in the order of their routes."""
-    found = {}
+    found: dict[str, dict[str, None]] = {}
     for _, functions in Router.REGISTERED.values():
         for function in functions:
             if not salmon_setting(function, "stateless"):
@@ -24,7 +26,7 @@ def states_by_module():
     return {module: list(names) for module, names in found.items()}
 
 
-def refuse_routes_without_values():
+def refuse_routes_without_values() -> None:
     """End the process with one line for a route with a `(name)` for a parameter and no value for it: it takes no mail."""
     for route, (_, functions) in Router.REGISTERED.items():
         for function in functions:
@@ -34,7 +36,7 @@ def refuse_routes_without_values():
                     refuse("HANDLERS", f"{function.__module__}.{function.__name__}", rule)
 
 
-def has_handler(key, state):
+def has_handler(key: str | None, state: str) -> bool:
     """Return whether a handler takes the next mail of a sender in `state`.
 
     The part of a state key before a colon counts as a module when it looks like one.
@@ -47,7 +49,7 @@ def has_handler(key, state):
     return state == ROUTE_FIRST_STATE or state in names
 
 
-def state_key(module, sender, to=None):
+def state_key(module: str, sender: str, to: str | None = None) -> str:
     """Return the key under which the handlers in `module` keep the state of `sender` for mail `to` an address.
 
     `to` may do without the domain. It may be left out where the key depends on nothing but the sender. Raises
@@ -59,13 +61,13 @@ def state_key(module, sender, to=None):
     room = current()
     message = Message(room, None, sender, room.address(to), b"") if to else SimpleNamespace(From=sender.lower())
     try:
-        return Router.state_key(module, message)
+        return str(Router.state_key(module, message))
     except Exception as error:
         reason = f"for mail to {to!r}: {error}" if to else "that depends on the sender alone: it takes an address"
         raise ValueError(f"{module} has no state key {reason}") from error
 
 
-def rename(storage, renames):
+def rename(storage: Storage, renames: Mapping[str, str]) -> None:
     """Rename the stored states that have no handler, each while its sender is locked.
 
     `renames` is `{old: new}`, for example `{"CONFIRMING": "ASKED", "OLD": "START"}`. A name with a dot is that
@@ -83,11 +85,12 @@ def rename(storage, renames):
         LOG.info("renamed stored states; rows: %d", len(renamed))
 
 
-def changes(storage, renames):
+def changes(storage: Storage, renames: Mapping[str, str]) -> list[tuple[Row, tuple[str | None, str]]]:
     """Return `(row, (new key, new state))` for each row that `rename` changes; arguments and errors are the same."""
     if all(has_handler(key, state) for key, state in storage.kinds()):
         return []
-    renamed, lost, moved = [], Counter(), set()
+    lost: Counter[str] = Counter()
+    renamed, moved = [], set()
     for key, sender, state in storage:
         if has_handler(key, state):
             continue
@@ -106,7 +109,7 @@ def changes(storage, renames):
     return renamed
 
 
-def _follow(key, state, renames):
+def _follow(key: str | None, state: str, renames: Mapping[str, str]) -> tuple[str | None, str]:
     """Return the key and the state after all renames that apply, one after the other."""
     for _ in renames:
         module, colon, rest = (key or "").partition(":")

@@ -5,12 +5,14 @@
 
 import quopri
 import re
+from collections.abc import Mapping
+from email.header import Header
 
 # What RFC 5322 and RFC 2045, section 2.7, do not let through as it is: other characters, long lines.
 ENCODED = re.compile(rb"[^\t\n -~]|[^\n]{901}")
 
 
-def plain_text(headers, text):
+def plain_text(headers: Mapping[str, str | Header | None], text: str) -> bytes:
     """Return a mail with these headers and this text.
 
     `headers` is a dictionary of texts, or `email.header.Header`s where a text is not ASCII or
@@ -30,15 +32,15 @@ def plain_text(headers, text):
     return "".join([*fields, "\r\n"]).encode("ascii") + body.replace(b"\n", b"\r\n")
 
 
-def one_line(text):
+def one_line(text: str) -> str:
     """Return `text` fit for a header: no line ends, no other control characters, no lone surrogates."""
     return " ".join("".join(c if c.isprintable() else " " for c in without_surrogates(text)).split())
 
 
-def without_surrogates(text):
+def without_surrogates(text: str) -> str:
     """Return `text` with a question mark for each lone surrogate, which has no UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _encoded(value):
+def _encoded(value: str | Header) -> str:
     return one_line(value) if isinstance(value, str) else value.encode(linesep="\r\n")

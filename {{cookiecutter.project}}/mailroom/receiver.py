@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 from salmon import server
 from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
-from mailroom.room import message_id
+from mailroom.room import Mailroom, message_id
 from mailroom.settings import refuse
 
 LOG = logging.getLogger(__name__)
@@ -43,17 +44,17 @@ MAILBOX = re.compile(
 SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 
 
-class _Channel:
+class _Channel(lmtpd.asynchat.async_chat):
     """One connection. To Salmon's channel it is the server as well, which is handed each mail."""
 
-    def __init__(self, receiver, connection, address, **options):
+    def __init__(self, receiver: "_Receiver", connection: socket.socket, address: Any, **options: Any) -> None:
         self.receiver = receiver
         self.active = time.monotonic()
         self._octets = bytearray()
         self._too_long = False
         super().__init__(self, connection, address, **options)
 
-    def collect_incoming_data(self, data):
+    def collect_incoming_data(self, data: bytes) -> None:
         self.active = time.monotonic()
         limit = self.receiver.room.max_message_size if self.get_terminator() == END_OF_MAIL else COMMAND_OCTETS
         self._too_long = self._too_long or len(self._octets) + len(data) > limit
@@ -62,7 +63,7 @@ class _Channel:
         else:
             self._octets += data
 
-    def found_terminator(self):
+    def found_terminator(self) -> None:
         data = bytes(self._octets)
         self._octets.clear()
         if self._is_leaving():
@@ -80,18 +81,18 @@ class _Channel:
         self._too_long = False
         self.active = time.monotonic()  # a handler may have taken its time, and the client waited for us
 
-    def process_message(self, peer, sender, recipients, data, **options):
+    def process_message(self, peer: Any, sender: Any, recipients: Any, data: bytes, **options: Any) -> str | None:
         """Answer one mail for one recipient: None for 250, or the answer itself."""
         if self._too_long:
             return "552 5.3.4 The message is too big"
         recipient = recipients[0] if isinstance(recipients, list) else recipients
         return self.receiver.answer(peer, _text(sender), _text(recipient), data)
 
-    def unstuffed(self, data):
+    def unstuffed(self, data: bytes) -> bytes:
         """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
         return data
 
-    def close_with_421(self, text):
+    def close_with_421(self, text: str) -> None:
         """Close the connection with 421 and `text`, whatever the client is about to say; the second time, at once."""
         self.ac_in_buffer = b""
         if self._is_leaving():
@@ -100,25 +101,25 @@ class _Channel:
             self.say(f"421 {text}")
             self.close_when_done()
 
-    def readable(self):
+    def readable(self) -> bool:
         # Who does not take our answers is not heard: they would pile up. Nor is who was bidden farewell: a mail
         # that is handled after a 421 comes again.
         return not self.producer_fifo
 
-    def _is_leaving(self):
+    def _is_leaving(self) -> bool:
         return None in self.producer_fifo  # put there by `close_when_done`
 
-    def handle_expt(self):
+    def handle_expt(self) -> None:
         self.close()  # urgent data, which no mail client sends, and which would be reported for ever
 
-    def log_info(self, message, type="info"):
+    def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
 
-    def _pass_on(self, data):
+    def _pass_on(self, data: bytes) -> None:
         super().collect_incoming_data(data)
         super().found_terminator()
 
-    def _command(self, line):
+    def _command(self, line: bytes) -> None:
         """Hand a command to Salmon's channel, or answer it when Salmon would misread it."""
         is_path = line[:4].upper() in (b"MAIL", b"RCPT")
         if self._too_long:
@@ -132,13 +133,13 @@ class _Channel:
         else:
             self._try(line)
 
-    def _try(self, line):
+    def _try(self, line: bytes) -> None:
         try:
             self._pass_on(line)
         except Exception:  # Salmon lets `email` read addresses, and that raises whatever it likes
             self.say("501 5.5.2 That cannot be read")
 
-    def _path(self, line):
+    def _path(self, line: str) -> None:
         path = PATH.fullmatch(line)
         if not path:
             self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
@@ -152,7 +153,7 @@ class _Channel:
         else:
             self._try(f"{path['command']}:<{address}>".encode("ascii"))
 
-    def _refuse_sender(self, address, parameters):
+    def _refuse_sender(self, address: str, parameters: str) -> str | None:
         size = SIZE.search(parameters)
         if size and int(size[1]) > self.receiver.room.max_message_size:
             return "552 5.3.4 The message is too big"
@@ -161,41 +162,41 @@ class _Channel:
             return "553 5.1.7 That sender address cannot be used"
         return None
 
-    def _refuse_recipient(self, address, parameters):
+    def _refuse_recipient(self, address: str, parameters: str) -> str | None:
         if address.isprintable() and self.receiver.room.is_routed(address):
             return None
         return "550 5.1.1 There is no such address here"
 
 
 class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
-    def push(self, answer):
+    def push(self, answer: bytes) -> None:
         if answer == b"250 PIPELINING":  # the end of the answer to LHLO
             super().push(b"250-8BITMIME")  # RFC 2033, section 5
             super().push(b"250-SIZE %d" % self.receiver.room.max_message_size)
         super().push(answer)
 
-    def lmtp_EHLO(self, arg):
+    def lmtp_EHLO(self, arg: str) -> None:
         self.push(b"500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")
 
     lmtp_HELO = lmtp_EHLO
 
-    def say(self, answer):
+    def say(self, answer: str) -> None:
         self.push(answer.encode("ascii"))
 
-    def unstuffed(self, data):
+    def unstuffed(self, data: bytes) -> bytes:
         # Salmon 3.3.0 compares a number with b"." and leaves the dots of RFC 5321, section 4.5.2.
         return data.replace(b"\r\n.", b"\r\n")
 
 
 class _SMTPChannel(_Channel, smtpd.SMTPChannel):
-    def say(self, answer):
+    def say(self, answer: str) -> None:
         self.push(answer)
 
-    def _getaddr(self, arg):
+    def _getaddr(self, arg: str) -> Any:
         # `email`, which Salmon asks, decodes =?utf-8?q?alice?=@b.example: that is somebody else.
         return (arg, "") if MAILBOX.fullmatch(arg[1:-1]) else super()._getaddr(arg)
 
-    def smtp_RCPT(self, arg):
+    def smtp_RCPT(self, arg: str) -> None:
         # One answer follows the mail; it cannot say that one recipient has it and another has not.
         if self.rcpttos:
             self.say("452 4.5.3 One recipient a transaction, please")
@@ -203,30 +204,30 @@ class _SMTPChannel(_Channel, smtpd.SMTPChannel):
             super().smtp_RCPT(arg)
 
 
-class _Receiver:
+class _Receiver(asyncore.dispatcher):
     """What both receivers do: accept, loop, answer, and stop politely."""
 
-    def __init__(self, room, host, port):
+    def __init__(self, room: Mailroom, host: str, port: int) -> None:
         self.room = room
         self.host = host
         self.port = port
         self.stopping = False
-        self._next_sweep = 0
-        self._rest_until = 0
+        self._next_sweep = 0.0
+        self._rest_until = 0.0
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.host}:{self.port}>"
 
-    def close(self):
+    def close(self) -> None:
         asyncore.dispatcher.close(self)  # without the traceback that Salmon logs
 
-    def open(self):
+    def open(self) -> None:
         """Open the port; the operating system chooses a free one for port 0. Raises `OSError` when it is taken."""
         super().__init__(self.host, self.port)
         self.port = self.socket.getsockname()[1]
         self.socket.listen(CONNECTIONS)
 
-    def start(self):
+    def start(self) -> None:
         """Open the port and answer mail until `stop`, or until TERM, HUP or INT; finish the mail at hand first.
 
         `salmon start` calls this. Ends the process with one line when the port cannot be opened, or the
@@ -240,7 +241,7 @@ class _Receiver:
         self.run()
         self.room.relay.close()
 
-    def run(self):
+    def run(self) -> None:
         """Answer mail at the port that `open` has opened."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
@@ -253,14 +254,14 @@ class _Receiver:
         LOG.info("%r is going down", self)
         self._close_channels()
 
-    def stop(self):
+    def stop(self) -> None:
         """Make `start` return, from another thread or a signal."""
         self.stopping = True
 
-    def readable(self):
+    def readable(self) -> bool:
         return len(self._map) <= CONNECTIONS and time.monotonic() >= self._rest_until
 
-    def handle_accept(self):
+    def handle_accept(self) -> None:
         try:
             accepted = self.accept()
         except OSError as error:  # too many open files; Salmon's would close the port for good
@@ -279,10 +280,10 @@ class _Receiver:
         else:
             self.channel(connection, address)
 
-    def log_info(self, message, type="info"):
+    def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
 
-    def answer(self, peer, sender, recipient, data):
+    def answer(self, peer: Any, sender: str, recipient: str, data: bytes) -> str | None:
         """Deliver one mail; return None when it was handled, otherwise the answer that refuses it."""
         mail = f"mail from {sender!r} to {recipient!r}, Message-ID {message_id(data)}"
         try:
@@ -298,12 +299,12 @@ class _Receiver:
             LOG.exception("failed %s", mail)
         return "451 4.3.0 The mail could not be handled now; try again later"
 
-    def _on_signal(self, number, frame):
+    def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:
             signal.signal(again, signal.SIG_DFL)
         self.stop()
 
-    def _drop_idle(self, listened):
+    def _drop_idle(self, listened: float) -> None:
         """Bid farewell to those who had been silent for too long when we last listened; what came since is not read."""
         if listened < self._next_sweep:
             return
@@ -312,7 +313,7 @@ class _Receiver:
             if channel.active < listened - IDLE_SECONDS:
                 channel.close_with_421("4.4.2 Nothing was heard for too long")
 
-    def _close_channels(self):
+    def _close_channels(self) -> None:
         self.del_channel()
         self.socket.close()
         for channel in self._channels():
@@ -321,30 +322,30 @@ class _Receiver:
         while self._channels() and time.monotonic() < deadline:
             asyncore.poll2(0.1, self._map)
 
-    def _channels(self):
+    def _channels(self) -> list[Any]:
         return [channel for channel in list(self._map.values()) if getattr(channel, "receiver", None) is self]
 
 
 class LMTPReceiver(_Receiver, server.LMTPReceiver):
     """Salmon's LMTP receiver (RFC 2033): takes mail for a `Mailroom` at `host` and `port`, once it is started."""
 
-    def channel(self, connection, address):
+    def channel(self, connection: socket.socket, address: Any) -> _Channel:
         return _LMTPChannel(self, connection, address)
 
 
 class SMTPReceiver(_Receiver, server.SMTPReceiver):
     """Salmon's SMTP receiver (RFC 5321): like `LMTPReceiver`, one recipient a transaction."""
 
-    def channel(self, connection, address):
+    def channel(self, connection: socket.socket, address: Any) -> _Channel:
         return _SMTPChannel(self, connection, address, data_size_limit=self.room.max_message_size)
 
 
-def _text(path):
+def _text(path: str | bytes) -> str:
     """Return the address in what Salmon's channels hand over: text or octets, with or without brackets."""
     text = path.decode("ascii") if isinstance(path, bytes) else path
     return text[1:-1] if text.startswith("<") else text
 
 
-def _one_line(answer):
+def _one_line(answer: str) -> str:
     """Return `answer` fit for the wire, whatever a handler put into its `SMTPError`."""
     return " ".join(answer.encode("ascii", "replace").decode("ascii").split())[:500]

@@ -5,11 +5,13 @@ import re
 import smtplib
 import ssl
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import getaddresses
+from typing import Any
 
 from salmon import server
 from salmon.server import SMTPError
@@ -32,7 +34,7 @@ class Envelope:
     """A mail on its way out: envelope sender, recipients, and the message in octets."""
 
     sender: str
-    recipients: tuple
+    recipients: tuple[str, ...]
     data: bytes
 
 
@@ -44,15 +46,17 @@ class Relay(server.Relay):
     clear to another machine.
     """
 
-    def __init__(self, host, port, username="", password="", tls=False, timeout=TIMEOUT):
+    def __init__(
+        self, host: str, port: int, username: str = "", password: str = "", tls: bool = False, timeout: float = TIMEOUT
+    ) -> None:
         super().__init__(host, port, username, password, starttls=tls)
         if username and not tls and not _is_this_machine(host):
             refuse("RELAY_TLS", tls, f"sends the password to {host} in clear; for example RELAY_TLS=yes")
         self.timeout = timeout
-        self._connection = None
+        self._connection: Any = None
         self._one_mail = threading.RLock()
 
-    def deliver(self, message, To=None, From=None):
+    def deliver(self, message: Any, To: str | Iterable[str] | None = None, From: str | None = None) -> None:
         """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
 
         Without `To` an `email.message.Message` goes to its To, Cc and Bcc, and nobody reads of Bcc.
@@ -69,11 +73,11 @@ class Relay(server.Relay):
         else:
             transaction.send(envelope)
 
-    def configure_relay(self, hostname):
+    def configure_relay(self, hostname: str) -> smtplib.SMTP:
         """Return a new connection to the relay, encrypted and logged in as the settings ask."""
         context = ssl.create_default_context()
         if self.starttls and self.port == IMPLICIT_TLS:
-            connection = smtplib.SMTP_SSL(hostname, self.port, timeout=self.timeout, context=context)
+            connection: smtplib.SMTP = smtplib.SMTP_SSL(hostname, self.port, timeout=self.timeout, context=context)
         else:
             connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
         try:
@@ -87,7 +91,7 @@ class Relay(server.Relay):
             raise
         return connection
 
-    def send_now(self, envelope):
+    def send_now(self, envelope: Envelope) -> None:
         """Send one `Envelope`; raise `salmon.server.SMTPError` 451 or 550 when the relay does not take it."""
         with self._one_mail:
             try:
@@ -97,7 +101,7 @@ class Relay(server.Relay):
                 self._forget()
                 raise _refusal(error) from error
 
-    def close(self):
+    def close(self) -> None:
         """Say goodbye to the relay, and do not wait for an answer."""
         with self._one_mail:
             if self._connection is not None:
@@ -105,7 +109,7 @@ class Relay(server.Relay):
                     self._connection.putcmd("QUIT")
             self._forget()
 
-    def _offer(self, envelope):
+    def _offer(self, envelope: Envelope) -> None:
         """Say all that comes before the content, over the kept connection or, when the relay has ended that, a new one.
 
         Until the content nothing has been sent, so nothing is sent twice.
@@ -126,20 +130,20 @@ class Relay(server.Relay):
             raise ConnectionError(f"no connection to {self}: {error}") from error
         _offer(self._connection, envelope)
 
-    def _forget(self):
+    def _forget(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
 
-def _is_this_machine(host):
+def _is_this_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _offer(connection, envelope):
+def _offer(connection: smtplib.SMTP, envelope: Envelope) -> None:
     options = ""
     if connection.has_extn("size"):
         options += f" SIZE={len(envelope.data)}"
@@ -153,7 +157,7 @@ def _offer(connection, envelope):
             _exchange(connection, [line])
 
 
-def _commands(envelope, options=""):
+def _commands(envelope: Envelope, options: str = "") -> list[bytes]:
     """Return all that is said before the content; raise `ValueError` for an address that cannot be sent."""
     paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
     commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
@@ -162,7 +166,7 @@ def _commands(envelope, options=""):
     return [command.encode("ascii") for command in commands]
 
 
-def _exchange(connection, lines):
+def _exchange(connection: smtplib.SMTP, lines: list[bytes]) -> None:
     """Send lines at once (RFC 2920) and take an answer to each; raise `smtplib.SMTPResponseException` for a refusal."""
     connection.send(b"".join(line + b"\r\n" for line in lines))
     for line in lines:
@@ -173,13 +177,13 @@ def _exchange(connection, lines):
             raise smtplib.SMTPResponseException(code, text)
 
 
-def _stuffed(data):
+def _stuffed(data: bytes) -> bytes:
     """Return lines of octets as they stand before the dot that ends a mail (RFC 5321, section 4.5.2)."""
     data = data if data.endswith(b"\r\n") else data + b"\r\n"
     return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
 
 
-def _refusal(error):
+def _refusal(error: Exception) -> SMTPError:
     """Return the `salmon.server.SMTPError` for what became of a transaction."""
     code = getattr(error, "smtp_code", 0)
     if code >= 500 and code not in LOGIN_WANTED:
@@ -187,7 +191,7 @@ def _refusal(error):
     return SMTPError(451, "4.4.0 The relay does not take the reply now")
 
 
-def _addresses(value):
+def _addresses(value: str | Iterable[str]) -> tuple[str, ...]:
     """Return the bare addresses in a header's text or a list of such texts; raise `ValueError` when there is none."""
     if isinstance(value, str) and BARE.fullmatch(value):
         return (value,)  # as it is: Python 3.13.0 does not read a@[127.0.0.1]
@@ -198,20 +202,20 @@ def _addresses(value):
     return addresses
 
 
-def _recipients(message):
+def _recipients(message: Any) -> Any:
     """Return what stands in the headers that name recipients."""
     if isinstance(message, Message):
         return [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
     return message["To"]
 
 
-def _octets(message):
+def _octets(message: Any) -> bytes:
     """Return the message with CRLF line ends; one that came in (`MailRequest`) octet by octet, for its signatures."""
     if isinstance(message, Message):
         message = copy(message)
         del message["Bcc"]  # the copies are blind
     if isinstance(message, bytes):
-        data = message
+        data: Any = message
     elif hasattr(message, "Data"):
         data = message.Data
     elif hasattr(message, "as_bytes"):

@@ -4,9 +4,13 @@ import hashlib
 import re
 from email.header import Header
 from email.utils import formataddr, formatdate, parseaddr
+from typing import TYPE_CHECKING, Any
 
 from mailroom.loops import header, is_from_machine
 from mailroom.plain_text import one_line, plain_text
+
+if TYPE_CHECKING:
+    from mailroom.message import Message
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
 EMPTY_LINE = re.compile(r"\n[ \t]*\n")
@@ -15,7 +19,9 @@ MAX_REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one l
 MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
 
 
-def make_reply(message, template, sender, reply_to, variables):
+def make_reply(
+    message: "Message", template: str, sender: str, reply_to: str | None, variables: dict[str, Any]
+) -> bytes | None:
     """Return the octets of an answer to a `Message`, None when it must not be answered.
 
     The arguments and errors are those of `Message.reply`.
@@ -24,10 +30,10 @@ def make_reply(message, template, sender, reply_to, variables):
     if is_from_machine(message):
         return None
     text = room.templates.get_template(template).render({"domain": room.domain, **variables})
-    subject, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
+    first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:
         raise ValueError(f"{template} has no empty line between its subject and its text")
-    subject = one_line(subject)
+    subject: Any = one_line(first_line)
     if not subject.isascii() or len(subject) > MAX_LINE:
         subject = Header(subject, "utf-8", header_name="Subject")  # encoded as RFC 2047 asks
     answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
@@ -45,7 +51,7 @@ def make_reply(message, template, sender, reply_to, variables):
     return plain_text(headers, text.rstrip("\n") + "\n")
 
 
-def _thread(message):
+def _thread(message: "Message") -> list[str]:
     """Return the last of the mails that the mail itself refers to."""
     thread = MESSAGE_ID.findall(header(message, "References"))[-MAX_REFERENCES:]
     if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers
@@ -56,7 +62,7 @@ def _thread(message):
     return thread
 
 
-def _mailbox(text):
+def _mailbox(text: str) -> str | Header:
     """Return an address with or without a name, the name encoded as RFC 2047 asks."""
     text = one_line(text)
     if text.isascii() and "<" not in text:
@@ -71,7 +77,7 @@ def _mailbox(text):
     return mailbox
 
 
-def message_id(message, kind):
+def message_id(message: "Message", kind: str) -> str:
     """Return a Message-ID for the next mail that a handler sends: the same again when the same mail is handled again."""
     message.replies += 1
     answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data

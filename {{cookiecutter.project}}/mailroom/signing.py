@@ -24,15 +24,15 @@ class Tokens:
     addresses; few of them, because a local part has 64 octets (RFC 5321, section 4.5.3.1.1).
     """
 
-    def __init__(self, key):
+    def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    def make(self, name, sender, now=None):
+    def make(self, name: str, sender: str, now: float | None = None) -> str:
         """Return the token of `sender` for `name`, such as a list; `now` is in seconds since the epoch."""
         expiry = math.ceil((time.time() if now is None else now) / 3600) + HOURS
         return self._token(expiry, name, sender)
 
-    def is_valid(self, token, name, sender, now=None):
+    def is_valid(self, token: str, name: str, sender: str, now: float | None = None) -> bool:
         """Return whether `token` was made for this name and this sender, and has not expired."""
         try:
             expiry = int(token[:6], 16)
@@ -42,13 +42,13 @@ class Tokens:
         now = time.time() if now is None else now
         return hmac.compare_digest(token.encode("utf-8", "replace"), genuine) and now < expiry * 3600
 
-    def _token(self, expiry, name, sender):
+    def _token(self, expiry: int, name: str, sender: str) -> str:
         text = repr((expiry, name, sender)).encode("utf-8", "surrogatepass")
         signature = hmac.new(self._key, text, hashlib.sha256).hexdigest()
         return f"{expiry:06x}{signature[:20]}"
 
 
-def signing_key(path):
+def signing_key(path: str | Path) -> str:
     """Return the signing key in the file `path`, which is created at the first call for its owner only.
 
     Ends the process with one line when the file cannot be read or holds no key.
@@ -66,7 +66,7 @@ def signing_key(path):
     return key
 
 
-def _create_key(path):
+def _create_key(path: Path) -> None:
     """Create the key file atomically, and once: several workers may start at the same time."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # has mode 0600
         file.write(secrets.token_hex(32) + "\n")

@@ -3,12 +3,13 @@
 import os
 import secrets
 import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from urllib.parse import quote
 
 
 @contextmanager
-def opened(path):
+def opened(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     """Open the database `path` to be read; raise `sqlite3.DatabaseError` when it is none.
 
     Without a -wal, nothing is created beside it: its folder may be read-only.
@@ -19,7 +20,9 @@ def opened(path):
 
 
 @contextmanager
-def copied(source, path, prepare=None):
+def copied(
+    source: sqlite3.Connection, path: str, prepare: Callable[[sqlite3.Connection], object] | None = None
+) -> Iterator[str]:
     """Copy the database of the connection `source` into a new file beside `path`, for its owner only.
 
     Yields the file's name when it is on disk, and deletes what is still there in the end. `prepare(connection)` may
@@ -46,7 +49,7 @@ def copied(source, path, prepare=None):
             os.unlink(part)
 
 
-def move(part, path):
+def move(part: str, path: str) -> None:
     """Give a file another name in its folder, and wait until that is on disk."""
     os.rename(part, path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
@@ -56,12 +59,12 @@ def move(part, path):
         os.close(folder)
 
 
-def new_mark():
+def new_mark() -> int:
     """Return a random `application_id`; see `watch.py`."""
     return secrets.randbelow(2**31 - 1) + 1
 
 
-def refuse_damaged(connection):
+def refuse_damaged(connection: sqlite3.Connection) -> None:
     """Raise `sqlite3.DatabaseError` when SQLite finds damage; a million rows take it a third of a second."""
     ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
     if found != "ok":

@@ -3,10 +3,13 @@
 import ast
 import sqlite3
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 from salmon.routing import MemoryStorage
 
-from mailroom.storage import Storage, failing
+from mailroom.storage import Row, Storage, StoredRow, Tables, Transaction, failing
 from mailroom.storage.sqlite import Connection, SQLiteStorage
 
 
@@ -17,47 +20,48 @@ class JoinedStorage(Storage):
     of a commit, what was set before is set back.
     """
 
-    def __init__(self, states):
+    def __init__(self, states: Any) -> None:
         self.states = states
         self.database = MemoryDatabase()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.states)
 
-    def create_tables(self, tables):
+    def create_tables(self, tables: Tables) -> None:
         self.database.create_tables(tables)
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget every state, and everything in memory."""
         with self.database.one_mail:
             self.states.clear()
             self.database.clear()
 
-    def rows(self):
+    def rows(self) -> Iterator[StoredRow]:
         """Yield the rows of Salmon's `MemoryStorage`; another storage with three methods does not show its own."""
         if not isinstance(self.states, MemoryStorage):
             raise NotImplementedError
         for cell, state in list(self.states.states.items()):
             yield (*ast.literal_eval(cell), state, None)
 
-    def read(self, key, sender):
+    def read(self, key: str | None, sender: str | None) -> str:
         with self.database.one_mail, failing(Exception):
-            return self.states.get(key, sender)
+            state: str = self.states.get(key, sender)
+            return state
 
-    def lock(self, here):
+    def lock(self, here: Transaction) -> AbstractContextManager[Any]:
         return self.database.one_mail
 
-    def begin(self, here):
+    def begin(self, here: Transaction) -> Any:
         return self.database.begin(here)
 
-    def write(self, here, rows):
+    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         for key, sender, state in rows:
             here.states[key, sender] = state
 
-    def is_handled(self, digest):
+    def is_handled(self, digest: bytes) -> bool:
         return self.database.is_handled(digest)
 
-    def commit(self, here):
+    def commit(self, here: Transaction) -> None:
         changes = here.changes()
         before = [(key, sender, self.read(key, sender)) for key, sender, _ in changes]
         try:
@@ -67,38 +71,39 @@ class JoinedStorage(Storage):
             self._store(before)
             raise
 
-    def _store(self, rows):
+    def _store(self, rows: Iterable[Row]) -> None:
         with failing(Exception):
             for row in rows:
                 self.states.set(*row)
 
-    def rollback(self, here):
+    def rollback(self, here: Transaction) -> None:
         self.database.rollback(here)
 
 
 class MemoryDatabase(SQLiteStorage):
     """An `SQLiteStorage` in memory: one connection for all threads, of which one has a mail at a time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(":memory:")
         self.one_mail = threading.RLock()
-        self._watch = _NoFiles()
-        self._memory = None
+        self._watch: Any = _NoFiles()
+        self._memory: Connection | None = None
 
-    def fill(self, storage):
+    def fill(self, storage: SQLiteStorage) -> None:
         """Begin with the own tables of an `SQLiteStorage`."""
-        storage.copy_to(self._connection())
-        self._memory.execute("DELETE FROM handled")
-        self._memory.commit()
+        memory = self._connection()
+        storage.copy_to(memory)
+        memory.execute("DELETE FROM handled")
+        memory.commit()
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget everything, own tables as well."""
         self._memory, self._is_ready = None, False
 
-    def close(self):
+    def close(self) -> None:
         """Keep it: nothing else has it."""
 
-    def commit_beside(self, here, has_changed):
+    def commit_beside(self, here: Transaction, has_changed: bool) -> None:
         """Commit own tables and the note, beside states that are kept elsewhere."""
         if has_changed or here.connected is not None:
             self.begin(here)
@@ -107,11 +112,11 @@ class MemoryDatabase(SQLiteStorage):
                 here.changes_before -= has_changed  # a mail that changes a state is noted
                 self._commit(here)
 
-    def _fetch(self, *arguments, **options):
+    def _fetch(self, *arguments: Any, **options: Any) -> list[Any]:
         with self.one_mail:
             return super()._fetch(*arguments, **options)
 
-    def _connection(self):
+    def _connection(self) -> Connection:
         if self._memory is None:
             self._memory = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False, factory=Connection
@@ -124,8 +129,8 @@ class MemoryDatabase(SQLiteStorage):
 class _NoFiles:
     """Nobody moves the files of a database in memory."""
 
-    def check(self):
+    def check(self) -> None:
         pass
 
-    def checkpoint(self, connection):
+    def checkpoint(self, connection: Connection) -> None:
         pass

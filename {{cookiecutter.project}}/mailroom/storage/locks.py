@@ -11,23 +11,24 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 # By path and never closed: closing any descriptor of a file releases all locks that this process has on it
 # (POSIX, fcntl), also those of another thread.
-_files = {}
-_held = {}  # the file of each lock, by path and byte
+_files: dict[str, int] = {}
+_held: dict[tuple[str, int], int] = {}  # the file of each lock, by path and byte
 _one_thread = threading.RLock()
 
 
 class FileLocks:
     """Locks in the file `path`, each on a byte; a lock is waited for `timeout` seconds."""
 
-    def __init__(self, path, timeout=2.0):
+    def __init__(self, path: str, timeout: float = 2.0) -> None:
         self.path = os.path.abspath(path)
         self.timeout = timeout
 
-    def file(self):
+    def file(self) -> int:
         """Return the descriptor of the file, which is created for its owner only."""
         with _one_thread:
             file = _files.get(self.path)
@@ -36,7 +37,7 @@ class FileLocks:
             return file
 
     @contextmanager
-    def lock(self, byte):
+    def lock(self, byte: int) -> Iterator[None]:
         """Hold a lock; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
         deadline = time.monotonic() + self.timeout
         while not self.acquire(byte):
@@ -48,7 +49,7 @@ class FileLocks:
         finally:
             self.release(byte)
 
-    def acquire(self, byte):
+    def acquire(self, byte: int) -> bool:
         """Return whether the lock was free and is now held."""
         with _one_thread:
             if (self.path, byte) in _held:
@@ -61,7 +62,7 @@ class FileLocks:
             _held[self.path, byte] = file
             return True
 
-    def release(self, byte):
+    def release(self, byte: int) -> None:
         """Release a lock; in a child process, which holds none of its parent, do nothing."""
         with _one_thread:
             file = _held.pop((self.path, byte), None)
@@ -72,12 +73,12 @@ class FileLocks:
 class FairLock:
     """A lock among the threads of a process, which goes to the one that has waited longest."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._one_thread = threading.Lock()
-        self._waiting = deque()
+        self._waiting: deque[threading.Event] = deque()
         self._is_held = False
 
-    def acquire(self, timeout):
+    def acquire(self, timeout: float) -> bool:
         """Return whether the lock is held now; wait `timeout` seconds at most."""
         with self._one_thread:
             if not self._is_held:
@@ -93,7 +94,7 @@ class FairLock:
             self._waiting.remove(my_turn)
             return False
 
-    def release(self):
+    def release(self) -> None:
         """Pass the lock on."""
         with self._one_thread:
             if self._waiting:
@@ -102,13 +103,13 @@ class FairLock:
                 self._is_held = False
 
 
-def lock_number(name):
+def lock_number(name: str) -> int:
     """Return the number, of 56 bits, of the lock that has this name, for example of a sender."""
-    name = repr(name).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+    octets = repr(name).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(octets, digest_size=7).digest(), "big")
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     _held.clear()
     _one_thread.release()
 

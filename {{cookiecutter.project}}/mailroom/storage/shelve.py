@@ -5,13 +5,15 @@ import dbm
 import fcntl
 import os
 import shelve
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
-from mailroom.storage import failing
+from mailroom.storage import Row, StoredRow, failing
 from mailroom.storage.joined import JoinedStorage
 
 
@@ -25,28 +27,28 @@ class ShelveStorage(JoinedStorage):
     ASCII: 554 for any other.
     """
 
-    def __init__(self, path, protected=False):
+    def __init__(self, path: str | os.PathLike[str], protected: bool = False) -> None:
         super().__init__(_Shelf(os.path.abspath(path)))
         self.path = self.states.database_path
         self.protected = protected
         self._shown = os.fspath(path)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
 
-    def open(self):
+    def open(self) -> None:
         with self.states.opened():
             pass
 
-    def close(self):
+    def close(self) -> None:
         """Let another process have the shelf."""
         self.states.release()
 
-    def clear(self):
+    def clear(self) -> None:
         self.refuse_when_protected()
         super().clear()
 
-    def rows(self):
+    def rows(self) -> Iterator[StoredRow]:
         """Yield `(key, sender, state, None)` rows: a shelf does not know when a state changed."""
         with self.states.opened() as shelf:
             rows = list(shelf.items())
@@ -54,7 +56,7 @@ class ShelveStorage(JoinedStorage):
             key, sender = ast.literal_eval(cell)
             yield key.decode("ascii"), sender, state, None
 
-    def _store(self, rows):
+    def _store(self, rows: Iterable[Row]) -> None:
         self.states.set_all(rows)
 
 
@@ -64,11 +66,11 @@ class _Shelf(routing.ShelveStorage):
     _lock_file = None
     _was_open = False
 
-    def get(self, key, sender):
+    def get(self, key: str, sender: str | None) -> str:
         with self.opened() as shelf:
-            return shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE)
+            return str(shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE))
 
-    def set_all(self, rows):
+    def set_all(self, rows: Iterable[Any]) -> None:
         with self.opened() as shelf:
             for key, sender, state in rows:
                 cell = self.key(key.encode("ascii"), sender)
@@ -77,17 +79,17 @@ class _Shelf(routing.ShelveStorage):
                 else:
                     shelf[cell] = state
 
-    def clear(self):
+    def clear(self) -> None:
         with self.opened() as shelf:
             shelf.clear()
 
-    def release(self):
+    def release(self) -> None:
         file, self._lock_file = self._lock_file, None
         if file is not None:
             os.close(file)
 
     @contextmanager
-    def opened(self):
+    def opened(self) -> Iterator["shelve.Shelf[str]"]:
         with self.lock, failing(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
             self._open()
             if not dbm.whichdb(self.database_path):
@@ -95,7 +97,7 @@ class _Shelf(routing.ShelveStorage):
             with shelve.open(self.database_path) as shelf:
                 yield shelf
 
-    def _open(self):
+    def _open(self) -> None:
         if self._lock_file is None:
             Path(self.database_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self.database_path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -17,9 +17,11 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 from mailroom.storage.copies import move, new_mark
+from mailroom.storage.locks import FileLocks
 
 # Bytes of the lock file. Its first ones hold the record; the locks of the senders begin at `SENDERS`.
 OPENING, IN_USE, CHECKPOINT, SENDERS = 1024, 1025, 1026, 4096
@@ -34,8 +36,8 @@ BUSY = 5  # of SQLite
 MAX_FRAMES = 1000  # after which a checkpoint is due, as SQLite's own is
 
 # By inode and never closed: closing a descriptor of a database releases SQLite's own locks in this process.
-_descriptors = {}
-_users = Counter()  # storages of this process, by path: a process does not lock itself out
+_descriptors: dict[tuple[int, int], int] = {}
+_users: Counter[str] = Counter()  # storages of this process, by path: a process does not lock itself out
 
 
 class FilesMoved(OSError):
@@ -45,17 +47,17 @@ class FilesMoved(OSError):
 class FileWatch:
     """Watch the database at `path`, with locks and a record in `locks`, a `FileLocks`."""
 
-    def __init__(self, path, locks):
+    def __init__(self, path: str, locks: FileLocks) -> None:
         self.path = path
         self.locks = locks
         self._mark_now = self._mark_next = 0
-        self._inodes = ()
-        self._database = self._shm = None
+        self._inodes: tuple[int, ...] = ()
+        self._database = self._shm = -1
         self._next_checkpoint = MAX_FRAMES
         self._one_thread = threading.RLock()
 
     @contextmanager
-    def opening(self):
+    def opening(self) -> Iterator[None]:
         """Let the block open the first connection of this process, while no other process opens or closes one.
 
         Raises `FilesMoved` before SQLite reads anything when the files are not those of the processes that have
@@ -78,7 +80,7 @@ class FileWatch:
             _users[self.path] += 1
 
     @contextmanager
-    def closing(self):
+    def closing(self) -> Iterator[None]:
         """Let the block close the last connection of this process: SQLite may delete the -wal."""
         with self._one_thread, ExitStack() as stack:
             with suppress(OSError):  # the lock file has gone; there is nobody to hold off
@@ -88,7 +90,7 @@ class FileWatch:
             if not _users[self.path]:
                 self._lock_use(fcntl.LOCK_UN)
 
-    def check(self):
+    def check(self) -> None:
         """Raise `FilesMoved` when somebody has moved, replaced, overwritten or deleted one of the files."""
         try:
             inodes = _inodes(self.path)
@@ -106,7 +108,7 @@ class FileWatch:
         if self._mark() != self._mark_now:
             self._look_again()
 
-    def checkpoint(self, connection):
+    def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a long -wal into the database, and give that a new mark; leave it when another process is at it."""
         if self._waiting_frames() < self._next_checkpoint or not self.locks.acquire(CHECKPOINT):
             return
@@ -128,7 +130,7 @@ class FileWatch:
                 self._next_checkpoint = self._waiting_frames() + MAX_FRAMES
                 self.locks.release(CHECKPOINT)
 
-    def replace(self, part):
+    def replace(self, part: str) -> bool:
         """Put the file `part` in the place of the database unless anybody has that open; return whether it was done."""
         with self._one_thread, self.locks.lock(OPENING):
             if _users[self.path] or not self._lock_use(fcntl.LOCK_EX):
@@ -144,11 +146,11 @@ class FileWatch:
             self._lock_use(fcntl.LOCK_UN)
             return True
 
-    def overwrite(self, connection, part):
+    def overwrite(self, connection: sqlite3.Connection, part: str) -> None:
         """Copy the database in the file `part` over that of the `connection`, in a transaction, while others use it."""
         deadline = time.monotonic() + self.locks.timeout
 
-        def give_up(status, remaining, total):
+        def give_up(status: int, remaining: int, total: int) -> None:
             if status == BUSY and time.monotonic() > deadline:
                 raise TimeoutError(f"others have written for {self.locks.timeout} seconds")
 
@@ -158,11 +160,11 @@ class FileWatch:
             new.execute(f"PRAGMA application_id = {mark}")
             new.backup(connection, progress=give_up, sleep=0.005)
 
-    def _waiting_frames(self):
+    def _waiting_frames(self) -> int:
         frames, moved = (struct.unpack("=I", os.pread(self._shm, 4, at))[0] for at in (FRAMES_AT, MOVED_AT))
-        return frames - moved
+        return int(frames - moved)
 
-    def _look_again(self):
+    def _look_again(self) -> None:
         """Read the record of the process that has changed the mark, after its checkpoint."""
         with self._one_thread, self.locks.lock(CHECKPOINT):
             self._read_record()
@@ -173,7 +175,7 @@ class FileWatch:
                 )
             self._mark_now = mark
 
-    def _refuse_strange_wal(self):
+    def _refuse_strange_wal(self) -> None:
         """Raise `FilesMoved` when the -wal is that of the recorded database, and this is another one."""
         wal = f"{self.path}-wal"
         if not self._inodes[0] or not os.path.exists(wal) or not os.path.getsize(wal):
@@ -185,30 +187,30 @@ class FileWatch:
                 f" {self.path}-shm to go on without what is in them"
             )
 
-    def _lock_use(self, kind):
+    def _lock_use(self, kind: int) -> bool:
         try:
             fcntl.lockf(self.locks.file(), kind | (0 if kind == fcntl.LOCK_UN else fcntl.LOCK_NB), 1, IN_USE)
         except OSError:  # somebody else holds it; to release one in a file that has gone is nothing
             return False
         return True
 
-    def _mark(self):
+    def _mark(self) -> int:
         return int.from_bytes(os.pread(self._database, 4, MARK_AT), "big")
 
-    def _read_record(self):
+    def _read_record(self) -> None:
         octets = os.pread(self.locks.file(), RECORD.size, 0).ljust(RECORD.size, b"\0")
         self._mark_now, self._mark_next, *inodes = RECORD.unpack(octets)
         self._inodes = tuple(inodes)
 
-    def _write_record(self):
+    def _write_record(self) -> None:
         os.pwrite(self.locks.file(), RECORD.pack(self._mark_now, self._mark_next, *self._inodes), 0)
 
 
-def _inodes(path):
+def _inodes(path: str) -> tuple[int, ...]:
     return tuple(os.stat(f"{path}{suffix}").st_ino for suffix in ("", "-wal", "-shm"))
 
 
-def _descriptor(path):
+def _descriptor(path: str) -> int:
     status = os.stat(path)
     inode = status.st_dev, status.st_ino
     if inode not in _descriptors:
@@ -216,7 +218,7 @@ def _descriptor(path):
     return _descriptors[inode]
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     _users.clear()
     while _descriptors:
         os.close(_descriptors.popitem()[1])

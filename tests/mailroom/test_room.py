@@ -95,7 +95,7 @@ def test_returning_something_that_is_no_handler_is_an_error(monkeypatch, returne
         {"Auto_Submitted": "auto-replied"},
         {"Auto_Submitted": "Auto-Generated; owner-email=x@y.example"},
         {"List_Id": "<talk.example>"},
-        {"List_Unsubscribe": "<mailto:leave@talk.example>"},
+        {"List_Post": "<mailto:talk@talk.example>"},
         {"Precedence": "Bulk"},
         {"Precedence": "list"},
         {"Precedence": "junk"},

@@ -7,6 +7,7 @@ from email import parser as _  # noqa: F401  now, and not with the first mail, w
 from email.message import EmailMessage
 from email.message import Message as Part
 from email.policy import compat32
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from salmon import encoding
@@ -73,6 +74,11 @@ class Message(MailRequest):
     def body(self) -> str:
         """Return `text`."""
         return self.text
+
+    @cached_property
+    def is_automated(self) -> bool:
+        """Whether a program sent this mail; it reaches stateless handlers only, and is not answered."""
+        return self.room.machines.wrote(self)
 
     @property
     def connection(self) -> Any:

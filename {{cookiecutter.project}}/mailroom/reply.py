@@ -6,7 +6,6 @@ from email.header import Header
 from email.utils import formataddr, formatdate, parseaddr
 from typing import TYPE_CHECKING, Any
 
-from mailroom.loops import header, is_from_machine
 from mailroom.plain_text import one_line, plain_text
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def make_reply(
     The arguments and errors are those of `Message.reply`.
     """
     room = message.room
-    if is_from_machine(message):
+    if message.is_automated:
         return None
     text = room.templates.get_template(template).render({"domain": room.domain, **variables})
     first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
@@ -49,6 +48,11 @@ def make_reply(
         "References": " ".join([*_thread(message), *answered]),
     }
     return plain_text(headers, text.rstrip("\n") + "\n")
+
+
+def header(message: "Message", name: str) -> str:
+    """Return a header as it came, empty when there is none."""
+    return str(message.base.mime_part.get(name, ""))
 
 
 def _thread(message: "Message") -> list[str]:

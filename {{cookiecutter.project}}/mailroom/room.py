@@ -24,7 +24,8 @@ from salmon.utils import import_settings
 
 from mailroom import handlers as known
 from mailroom.files import make_private, other_package
-from mailroom.loops import ReplyLimit, is_from_machine
+from mailroom.loops import ReplyLimit
+from mailroom.machines import Machines
 from mailroom.message import Message, read
 from mailroom.relay import Relay
 from mailroom.settings import refuse
@@ -44,8 +45,8 @@ class Mailroom:
     `relay` takes what goes out. `templates` is a folder in a package, such as `app/templates`. `secret_key`
     signs tokens. An address gets at most `replies_per_hour` replies, from this worker. `renamed_states`,
     `{old: new}`, names the states that were renamed since the last release. `tables(connection)` creates the
-    application's own tables where they are missing. A mail has at most
-    `max_message_size` octets.
+    application's own tables where they are missing. A mail has at most `max_message_size` octets. `machines`
+    adds to what automated mail is known by: `(headers, pattern, source)` tuples, see `mailroom.machines.Sign`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Mailroom:
         renamed_states: Mapping[str, str] | None = None,
         tables: Tables | None = None,
         max_message_size: int = 10 * 1024 * 1024,
+        machines: Iterable[tuple[Any, ...]] = (),
     ) -> None:
         if not secret_key and os.path.exists("run/secret_key"):
             refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
@@ -77,6 +79,7 @@ class Mailroom:
         self.tables = tables
         self._storage: Storage | None = None
         self.max_message_size = max_message_size
+        self.machines = Machines(machines)
 
     @property
     def storage(self) -> Storage:
@@ -156,13 +159,12 @@ class Mailroom:
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
         mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
-        machine = is_from_machine(message)
         storage = self.storage
-        with storage.transaction(message.From, stateless=machine) as message.transaction:
+        with storage.transaction(message.From, stateless=message.is_automated) as message.transaction:
             if _can_come_twice(message) and message.transaction.handled(_digest(message)):
                 LOG.info("handled before: %s", mail)
                 return
-            if not machine:
+            if not message.is_automated:
                 _refuse_without_handler(message, handlers)
             _handle(message)
             replies = self._limit_replies(message)
@@ -171,7 +173,7 @@ class Mailroom:
                 self.relay.send_now(envelope)
         self.reply_limit.count(message.From, replies)
         LOG.info("%s %s, sent: %d", "ignored" if message.unhandled else "handled", mail, len(message.transaction.mail))
-        if machine:
+        if message.is_automated:
             LOG.info("not answered: automated mail")
 
     def transaction(self) -> AbstractContextManager[Transaction]:

@@ -14,7 +14,6 @@ from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
 from mailroom import room
-from mailroom.loops import is_from_machine
 from mailroom.message import read
 
 PEER = ("127.0.0.1", 0)
@@ -56,7 +55,7 @@ def exchange(sender, recipient, data):
         with _noting_calls() as calls:
             here.deliver(PEER, sender, recipient, data)
         if not calls:
-            result.note = "automated mail" if is_from_machine(message) else "handled before"
+            result.note = "automated mail" if message.is_automated else "handled before"
         elif calls[-1][1].replies_left_out:
             result.note = "replies_per_hour is reached"
     except SMTPError as error:

@@ -13,8 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cookiecutter.main import cookiecutter
-
 TEMPLATE = Path(__file__).parent.parent
 APPLICATION = TEMPLATE / "{{cookiecutter.project}}"  # what an application is made from
 STORAGES = json.loads((TEMPLATE / "cookiecutter.json").read_text())["state_storage"]
@@ -34,6 +32,8 @@ def bake(folder, output_dir=None, **answers):
     What cookiecutter remembers between two calls stays within `folder`, too, also when the
     application goes to `output_dir`.
     """
+    from cookiecutter.main import cookiecutter  # here, for many tests do without, and it takes long to import
+
     configuration = Path(folder) / "cookiecutter.yaml"
     configuration.write_text(f"replay_dir: {folder}/.replay\ncookiecutters_dir: {folder}/.cookiecutters\n")
     return Path(

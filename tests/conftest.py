@@ -7,10 +7,6 @@ import pytest
 
 from tests import baking
 from tests.application import Application, speak_smtp
-from tests.mariadb import IS_THERE as MARIADB_IS_THERE
-from tests.mariadb import REASON as NO_MARIADB
-from tests.mariadb import Server as MariaDB
-from tests.postgresql import Server
 from tests.sink import Sink
 
 # `mailroom` is imported from the template itself, and must not be compiled there: cookiecutter would copy that.
@@ -23,6 +19,14 @@ import mailroom  # noqa: E402, F401  before one in an application is found
 def pytest_xdist_auto_num_workers():
     """One more than there are processors: a test often waits, for a server to start or a client to give up."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_xdist_setupnodes():
+    """Let pytest keep what it makes of Hypothesis, a plugin: else it takes 1.5 s in each process that imports it."""
+    sys.dont_write_bytecode = False
+    import hypothesis.stateful  # noqa: F401
+
+    sys.dont_write_bytecode = True
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def sink():
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory):
-    """A running `Server` with PostgreSQL, which nobody may stop."""
+    """A running `tests.postgresql.Server`, which nobody may stop."""
+    from tests.postgresql import Server  # here, as in each fixture that few tests need: drivers take long to import
+
     with Server(tmp_path_factory.mktemp("server")) as server:
         yield server
 
@@ -48,9 +54,11 @@ def postgresql(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mariadb():
     """A running `tests.mariadb.Server`; what needs it is skipped where there is none."""
-    if not MARIADB_IS_THERE:
-        pytest.skip(NO_MARIADB)
-    with MariaDB() as server:
+    from tests.mariadb import IS_THERE, REASON, Server
+
+    if not IS_THERE:
+        pytest.skip(REASON)
+    with Server() as server:
         yield server
 
 

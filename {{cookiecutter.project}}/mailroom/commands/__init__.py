@@ -13,7 +13,7 @@ __all__ = ["boot", "operate"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def operate():
+def operate() -> None:
     """See, try and mend the application."""
 
 

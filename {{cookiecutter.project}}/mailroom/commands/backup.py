@@ -1,6 +1,7 @@
 """`operate.py backup` and `restore`: save the database of an SQLite storage, and bring it back."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
@@ -16,7 +17,7 @@ OTHER_TOOLS = (
 
 @click.command()
 @click.argument("file", type=click.Path(resolve_path=True))
-def backup(file):
+def backup(file: str) -> None:
     """Save states and own tables in the new FILE, which is an SQLite database.
 
     The server may run meanwhile. What is in FILE is checked, and for its owner only.
@@ -33,7 +34,7 @@ def backup(file):
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, resolve_path=True))
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def restore(file, yes):
+def restore(file: str, yes: bool) -> None:
     """Bring back what `backup` has saved in FILE; what came later is gone.
 
     The server may run meanwhile, and finds it at the next mail. Where the database is damaged, or its files were moved
@@ -50,7 +51,7 @@ def restore(file, yes):
     click.echo(f"{storage!r} is what {file} has")
 
 
-def sqlite_storage():
+def sqlite_storage() -> SQLiteStorage:
     """Return the storage of the application; end the command when it is not one of SQLite."""
     storage = boot_quietly().room.storage
     if not isinstance(storage, SQLiteStorage):
@@ -59,7 +60,7 @@ def sqlite_storage():
 
 
 @contextmanager
-def one_line(failure):
+def one_line(failure: str) -> Iterator[None]:
     """End the command with one line when the block fails."""
     try:
         yield

@@ -3,13 +3,15 @@
 import functools
 import logging
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 
-def boot(module="config.boot"):
+def boot(module: str = "config.boot") -> Any:
     """Import the settings and `module` as `salmon start` does, and return the settings.
 
     Ends the process with one line when a setting cannot be used. From here on only warnings and errors are logged.
@@ -18,18 +20,18 @@ def boot(module="config.boot"):
     return import_settings(True, module)
 
 
-def boot_quietly():
+def boot_quietly() -> Any:
     """Boot for a command that says itself what fails, and return the settings: nothing is logged."""
     settings = boot()
     logging.disable(logging.ERROR)
     return settings
 
 
-def with_states(command):
+def with_states(command: Callable[..., None]) -> Callable[..., None]:
     """Pass the storage to a command, as a `Storage`; turn failures into one line and exit status 1."""
 
     @functools.wraps(command)
-    def run(**options):
+    def run(**options: Any) -> None:
         storage = boot_quietly().room.storage
         try:
             storage.open()

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import click
 from salmon import server as salmon_server
@@ -34,7 +35,7 @@ class Trouble(Exception):
 @click.command()
 @click.option("--running", is_flag=True, help="Check whether the server takes mail, instead of all stored states.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for a machine.")
-def check(running, as_json):
+def check(running: bool, as_json: bool) -> None:
     """Check whether all is well; exit with 1 when it is not.
 
     This checks user, versions, settings, routes, storage, permissions, relay, host name, and all stored states.
@@ -44,7 +45,8 @@ def check(running, as_json):
     python operate.py check && salmon start
     python operate.py check --running --json
     """
-    os.chdir(Path(importlib.util.find_spec("config").origin).parent.parent)
+    config: Any = importlib.util.find_spec("config")
+    os.chdir(Path(config.origin).parent.parent)
     results = []
     for look in (*CHECKS, server if running else stored_states):
         name = look.__name__.replace("_", " ")
@@ -64,7 +66,7 @@ def check(running, as_json):
     sys.exit(not well)
 
 
-def user():
+def user() -> str:
     """Check whose files these are: the server could not use what another user creates."""
     folder = Path("run") if Path("run").exists() else Path.cwd()
     owner = folder.stat().st_uid
@@ -73,7 +75,7 @@ def user():
     return f"{owner}, the owner of {folder.name}"
 
 
-def versions():
+def versions() -> str:
     """Check for the versions that the application was made for."""
     salmon = metadata.version("salmon-mail")
     if not salmon.startswith("3.3."):
@@ -81,7 +83,7 @@ def versions():
     return f"salmon-mail {salmon}, Python {sys.version.split()[0]}"
 
 
-def settings():
+def settings() -> str:
     """Boot the application as `salmon start` does."""
     try:
         room = boot_quietly().room
@@ -92,7 +94,7 @@ def settings():
     return f"they can be used; our domain is {room.domain}"
 
 
-def routes():
+def routes() -> str:
     """Look for a START that never runs, because that of another module takes its mail."""
     routed = {route: functions for route, (_, functions) in Router.REGISTERED.items()}
     for address in map(current().address, examples()):
@@ -109,7 +111,7 @@ def routes():
     return f"{len(Router.ORDER)}, and none hides another"
 
 
-def storage():
+def storage() -> str:
     """Write a state, read it, and take it back."""
     states, found, started = current().storage, [], time.monotonic()
     module, names = next(iter(states_by_module().items()), ("check", []))
@@ -129,7 +131,7 @@ def storage():
     return f"{states!r} kept a state and gave it back, in {took:.1f} ms"
 
 
-def permissions():
+def permissions() -> str:
     """Look for other users who can read what is kept, or change the code."""
     database = Path(getattr(import_settings(False), "state_database", "run/states"))
     kept = [Path(".env"), *Path("run").glob("[!.]*"), *Path("logs").glob("[!.]*")]
@@ -143,7 +145,7 @@ def permissions():
     return "what is kept is for its owner only, and nobody else can change the code"
 
 
-def relay():
+def relay() -> str:
     """Connect to the relay and log in, as a reply would."""
     relay = current().relay
     relay.timeout = TIMEOUT
@@ -155,7 +157,7 @@ def relay():
     return f"{place} takes mail"
 
 
-def host_name():
+def host_name() -> str:
     """Check how long the host takes to know its name: Salmon asks at each connection."""
     started = time.monotonic()
     name = socket.getfqdn()
@@ -164,7 +166,7 @@ def host_name():
     return name
 
 
-def stored_states():
+def stored_states() -> str:
     """Look for damage, and for senders in states that no handler has: with them, the server does not start."""
     try:
         current().storage.refuse_damaged()
@@ -178,7 +180,7 @@ def stored_states():
     return f"a start changes {len(renames)} rows" if renames else "all have a handler"
 
 
-def server():
+def server() -> str:
     """Check whether the server greets."""
     receiver = import_settings(False).receiver
     client = smtplib.SMTP if isinstance(receiver, salmon_server.SMTPReceiver) else smtplib.LMTP

@@ -2,20 +2,22 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
 from mailroom.commands.booted import boot
-from mailroom.testing.transcript import MAIL, Difference, Transcript
+from mailroom.testing.exchange import Move
+from mailroom.testing.transcript import Difference, Transcript
 
 CONVERSATIONS = "tests/conversations"
 TOKEN = re.compile(r"(?=[a-z]*\d)[a-z0-9]{10,}")
 
 
 @click.command()
-def diagram():
+def diagram() -> None:
     """Print the conversations as a state diagram for Mermaid.
 
     It has the routes of the handlers, and the moves that are seen while the mails of tests/conversations/ are
@@ -25,14 +27,15 @@ def diagram():
     python operate.py diagram > states.mmd
     """
     room = boot("config.testing").room
-    addresses, reached = defaultdict(dict), set()
+    addresses: dict[Move, dict[str, None]] = defaultdict(dict)
+    reached: set[tuple[str, str | None]] = set()
     for path in sorted(Path(CONVERSATIONS).glob("*.txt")):
         Router.clear_states()
         room.reply_limit.clear()
         try:
             for mail, result in Transcript(path.name, path.read_text("utf-8")).play():
                 if result.refusal is None:
-                    address = MAIL.fullmatch(mail.line.text)[2].partition("@")[0]
+                    address = mail.line.text.split()[-1].partition("@")[0]
                     for move in result.moves:
                         addresses[move][TOKEN.sub("...", address)] = None
                     reached |= {(handler.__module__, handler.__name__) for handler in result.handlers}
@@ -45,13 +48,13 @@ def diagram():
             click.secho(f"No mail in {CONVERSATIONS}/ reaches {module}.{name}", fg="yellow", err=True)
 
 
-def handlers():
+def handlers() -> dict[tuple[str, str], Callable[..., object]]:
     """Return `{(module, name): handler}`, in the order of their routes."""
     found = [handler for route in Router.ORDER for handler in Router.REGISTERED[route][1]]
     return {(handler.__module__, handler.__name__): handler for handler in found}
 
 
-def mermaid(addresses):
+def mermaid(addresses: dict[Move, dict[str, None]]) -> str:
     """Return all handlers, and the `{(module, state, next state): addresses}` of the moves, as a state diagram."""
     lines, known = ["stateDiagram-v2"], handlers()
     for (module, name), handler in known.items():
@@ -67,14 +70,14 @@ def mermaid(addresses):
     return "\n    ".join(lines)
 
 
-def _route(handler):
+def _route(handler: Callable[..., object]) -> str:
     """Return a route as it is written in the handler, without what Mermaid would take for an end or a tag."""
-    route = salmon_setting(handler, "format")[1:-1]
+    route: str = salmon_setting(handler, "format")[1:-1]
     for name, pattern in salmon_setting(handler, "captures").items():
         route = route.replace(f"(?P<{name}>{pattern})", f"({name})")
     return route.replace(";", ",").replace("<", "\u2039")
 
 
-def _identifier(module, name):
+def _identifier(module: str, name: str) -> str:
     alone = [other for _, other in handlers()].count(name) == 1
     return name if alone else f"{module.rpartition('.')[2]}_{name}"

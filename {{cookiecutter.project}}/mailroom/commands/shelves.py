@@ -7,13 +7,16 @@ import io
 import os
 import pickle
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from salmon.routing import ROUTE_FIRST_STATE
 
+from mailroom.storage import Row
 
-def rows(path):
+
+def rows(path: str) -> Iterator[Row]:
     """Yield the `(key, sender, state)` rows of the shelf `path`, as it stood in `ShelveStorage(path)`.
 
     Senders in START, whom old versions kept, are left out. Nothing in the file is executed: its values are
@@ -31,7 +34,7 @@ def rows(path):
         raise ValueError(f"{path} cannot be read as a {kind} shelf: {error}") from error
 
 
-def _kind(path):
+def _kind(path: str) -> str:
     try:
         with open(path, "rb") as file:
             if file.read(16) == b"SQLite format 3\0":
@@ -46,7 +49,7 @@ def _kind(path):
     return kind
 
 
-def _cells(kind, path):
+def _cells(kind: str, path: str) -> Iterator[tuple[bytes, bytes]]:
     if kind == "dbm.sqlite3":
         with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
             yield from file.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM Dict")
@@ -61,7 +64,7 @@ def _cells(kind, path):
             yield cell, shelf[cell]
 
 
-def _row(path, cell, value):
+def _row(path: str, cell: bytes, value: bytes) -> Row:
     """Return key and sender, which are in `repr([key, sender])`, and the state, which is pickled."""
     try:
         key, sender = ast.literal_eval(cell.decode())
@@ -83,5 +86,5 @@ def _row(path, cell, value):
 class _TextUnpickler(pickle.Unpickler):
     """Knows no classes and no functions, so that a pickle has nothing to call."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> None:
         raise pickle.UnpicklingError(f"{module}.{name} is no text")

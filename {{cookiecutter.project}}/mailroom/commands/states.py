@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from email.utils import parseaddr
 from fnmatch import fnmatchcase
@@ -15,10 +16,11 @@ from mailroom.commands.addresses import key_at, modules_at, no_such_address
 from mailroom.commands.booted import with_states
 from mailroom.commands.transfer import export, import_, shown, to_line
 from mailroom.handlers import has_handler, states_by_module
+from mailroom.storage import Storage, StoredRow
 
 
 @click.group(commands=[export, import_])
-def states():
+def states() -> None:
     """See, mend and move the stored states.
 
     All of it but an import works while the server runs, unless the storage is a shelf, which is for one process.
@@ -26,16 +28,12 @@ def states():
     """
 
 
-class Age(click.ParamType):
-    """A time such as 30d, in seconds."""
-
-    name = "AGE"
-
-    def convert(self, value, parameter, context):
-        age = re.fullmatch(r"([0-9]{1,9})([dhm])", value)
-        if not age:
-            self.fail(f"{value!r} must be a number of days (d), hours (h) or minutes (m); for example 30d")
-        return int(age[1]) * {"d": 86400, "h": 3600, "m": 60}[age[2]]
+def age(value: str) -> int:
+    """Return a time such as 30d in seconds."""
+    found = re.fullmatch(r"([0-9]{1,9})([dhm])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} must be a number of days (d), hours (h) or minutes (m); for example 30d")
+    return int(found[1]) * {"d": 86400, "h": 3600, "m": 60}[found[2]]
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
@@ -45,11 +43,13 @@ at_address = click.option("--to", metavar="ADDRESS", help="Only the state for ma
 @states.command("list")
 @click.option("--state", metavar="STATE", help="Only senders in this state, for example CONFIRMING.")
 @click.option("--sender", metavar="GLOB", default="*", help="Only senders like this, for example '*@gmail.com'.")
-@click.option("--older-than", type=Age(), help="Only states that have not changed for so long, for example 30d.")
+@click.option("--older-than", type=age, help="Only states that have not changed for so long, for example 30d.")
 @at_address
 @as_json
 @with_states
-def list_(storage, state, sender, older_than, to, as_json):
+def list_(
+    storage: Storage, state: str | None, sender: str, older_than: int | None, to: str | None, as_json: bool
+) -> None:
     """List the rows: state, when it changed (in UTC, where the storage knows), key and sender.
 
     \b
@@ -57,7 +57,7 @@ def list_(storage, state, sender, older_than, to, as_json):
     python operate.py states list --sender '*@people.example' --json
     """
 
-    def is_wanted(address):
+    def is_wanted(address: str) -> bool:
         return fnmatchcase(address.lower(), sender.lower())
 
     for row in rows_in(storage, state, to, is_wanted, older_than):
@@ -67,7 +67,7 @@ def list_(storage, state, sender, older_than, to, as_json):
 @states.command()
 @as_json
 @with_states
-def count(storage, as_json):
+def count(storage: Storage, as_json: bool) -> None:
     """Count the senders in each state, by key.
 
     A key is the module of the handlers, or what its @state_key_generator makes of a mail. A mail of a sender in a
@@ -88,7 +88,7 @@ def count(storage, as_json):
 @click.argument("sender")
 @as_json
 @with_states
-def show(storage, sender, as_json):
+def show(storage: Storage, sender: str, as_json: bool) -> None:
     """Show all rows of SENDER.
 
     \b
@@ -106,7 +106,7 @@ def show(storage, sender, as_json):
 @click.argument("state")
 @at_address
 @with_states
-def set_(storage, sender, state, to):
+def set_(storage: Storage, sender: str, state: str, to: str | None) -> None:
     """Put SENDER into STATE, between two of their mails.
 
     \b
@@ -133,7 +133,7 @@ def set_(storage, sender, state, to):
 @click.argument("senders", metavar="SENDER...", nargs=-1, required=True)
 @at_address
 @with_states
-def reset(storage, senders, to):
+def reset(storage: Storage, senders: tuple[str, ...], to: str | None) -> None:
     """Put each SENDER back to START, for mail to one address or everywhere.
 
     \b
@@ -145,10 +145,10 @@ def reset(storage, senders, to):
 
 @states.command()
 @click.option("--state", metavar="STATE", required=True, help="The state, for example CONFIRMING.")
-@click.option("--older-than", type=Age(), required=True, help="How long it must not have changed, for example 30d.")
+@click.option("--older-than", type=age, required=True, help="How long it must not have changed, for example 30d.")
 @at_address
 @with_states
-def expire(storage, state, older_than, to):
+def expire(storage: Storage, state: str, older_than: int, to: str | None) -> None:
     """Put senders back to START who have been in a state for long, each between two of their mails.
 
     \b
@@ -162,7 +162,7 @@ def expire(storage, state, older_than, to):
         with storage.transaction(sender):
             changed = storage.changed(key, sender)
             # A mail may have come since the row was read.
-            is_due = changed is not None and is_old(changed, older_than) and storage.get(key, sender) == state
+            is_due = is_old(changed, older_than) and storage.get(key, sender) == state
             if is_due:
                 storage.set(key, sender, ROUTE_FIRST_STATE)
         if is_due:
@@ -174,7 +174,7 @@ def expire(storage, state, older_than, to):
 @states.command()
 @click.argument("sender")
 @with_states
-def forget(storage, sender):
+def forget(storage: Storage, sender: str) -> None:
     """Forget SENDER: remove all that the storage keeps of them.
 
     The logs name senders too, here and at the mail server, and so do backups; with SQLite its -wal file
@@ -183,7 +183,7 @@ def forget(storage, sender):
     put_to_start(storage, sender)
 
 
-def show_row(row, as_json):
+def show_row(row: StoredRow, as_json: bool) -> None:
     key, sender, state, changed = row
     time = None if changed is None else datetime.fromtimestamp(changed, timezone.utc).replace(microsecond=0)
     if as_json:
@@ -192,25 +192,27 @@ def show_row(row, as_json):
         click.echo("  ".join([styled(key, state), *([f"{time:%Y-%m-%dT%H:%MZ}"] if time else []), shown(key, sender)]))
 
 
-def styled(key, state):
+def styled(key: str | None, state: str) -> str:
     """Return a state for a table; one that no handler has is marked, because its senders are stuck."""
     if has_handler(key, state):
         return click.style(f"{shown(state):<12}", fg="green")
     return click.style(f"{shown(state)} (no handler)", fg="red")
 
 
-def as_salmon_writes(sender):
+def as_salmon_writes(sender: str) -> str:
     """Return an address as Salmon hands it to the storage: bare and in lower case."""
     return parseaddr(sender.lower())[1] or sender.lower()
 
 
-def rows_of(storage, sender, to=None):
+def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[StoredRow]:
     """Return the rows of a sender, who may have been written otherwise by an older application."""
     spellings = {sender.lower(), as_salmon_writes(sender)}
     return list(rows_in(storage, None, to, lambda address: address.lower() in spellings))
 
 
-def rows_in(storage, state, to, is_wanted, older_than=None):
+def rows_in(
+    storage: Storage, state: str | None, to: str | None, is_wanted: Callable[[str], bool], older_than: int | None = None
+) -> Iterator[StoredRow]:
     """Yield the rows of the senders that are wanted; in a state, for mail to an address and old unless these are None.
 
     Refuses a state that no row has, an address that no handler takes, and to tell what is old where that is not known.
@@ -230,11 +232,11 @@ def rows_in(storage, state, to, is_wanted, older_than=None):
         raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
 
 
-def is_old(changed, seconds):
-    return changed <= time.time() - seconds
+def is_old(changed: float | None, seconds: int) -> bool:
+    return changed is not None and changed <= time.time() - seconds
 
 
-def put_to_start(storage, sender, to=None):
+def put_to_start(storage: Storage, sender: str, to: str | None = None) -> None:
     """Remove the rows of a sender, between two of their mails, and print them."""
     with storage.transaction(as_salmon_writes(sender)):
         removed = rows_of(storage, sender, to)

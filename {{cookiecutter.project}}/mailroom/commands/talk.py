@@ -4,9 +4,12 @@ import email
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from email.message import EmailMessage
 from email.policy import default
 from email.utils import getaddresses
+from typing import Any, BinaryIO, TextIO
 
 import click
 from salmon.routing import Router, StateStorage
@@ -15,10 +18,11 @@ from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot
 from mailroom.plain_text import one_line
 from mailroom.room import current
+from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Outbox
-from mailroom.testing.exchange import envelope_sender, exchange, make_mail
+from mailroom.testing.exchange import Exchange, envelope_sender, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
 DEMO = "tests/conversations/subscribe.txt"
@@ -39,7 +43,15 @@ LINES = 4
     default="none",
     help="none: everybody is in START; copy: what is stored, which stays as it is; real: what is stored.",
 )
-def talk(demo, script, eml, sender, recipient, record, states):
+def talk(
+    demo: bool,
+    script: TextIO | None,
+    eml: BinaryIO | None,
+    sender: str | None,
+    recipient: str | None,
+    record: str | None,
+    states: str,
+) -> None:
     """Write to the application as anybody, and see what happens.
 
     Nothing is sent, and no server needs to run. Nothing is kept, unless --states real says so.
@@ -63,7 +75,8 @@ def talk(demo, script, eml, sender, recipient, record, states):
         raise click.UsageError(f"--record writes down what is typed; {played[0]} does not go with it")
     if (sender or recipient) and played and not eml:
         raise click.UsageError(f"--from and --to are for --eml and for what is typed; {played[0]} names its own")
-    sys.stdout.reconfigure(errors="replace")
+    stdout: Any = sys.stdout
+    stdout.reconfigure(errors="replace")
     if states == "none":
         boot("config.testing")
     else:
@@ -82,7 +95,7 @@ def talk(demo, script, eml, sender, recipient, record, states):
         raise click.ClickException(str(error)) from error
 
 
-def copy_of(storage):
+def copy_of(storage: Storage) -> JoinedStorage:
     """Return a storage in memory with the states and the own tables of another, in which no mail was handled yet."""
     copy = JoinedStorage(Copy(storage))
     if isinstance(storage, SQLiteStorage):
@@ -93,18 +106,18 @@ def copy_of(storage):
 class Copy(StateStorage):
     """The states in `storage`, which does not learn what changes here."""
 
-    def __init__(self, storage):
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.changed = {}
+        self.changed: dict[tuple[str | None, str | None], str] = {}
 
-    def get(self, key, sender):
+    def get(self, key: str | None, sender: str | None) -> str | None:
         return self.changed.get((key, sender)) or self.storage.get(key, sender)
 
-    def set(self, key, sender, state):
+    def set(self, key: str | None, sender: str | None, state: str) -> None:
         self.changed[key, sender] = state
 
 
-def send(file, sender, recipient):
+def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
     """Send the mail in an open file. Its headers name sender and recipient that are not given. Exit with 1 if refused."""
     data = file.read()
     mail = email.message_from_bytes(data, policy=default)
@@ -119,7 +132,7 @@ def send(file, sender, recipient):
         sys.exit(1)
 
 
-def play(script):
+def play(script: TextIO) -> None:
     """Play the transcript in an open file; exit with 1 where it does not go as written."""
     try:
         for mail, result in Transcript(script.name, script.read()).play():
@@ -133,7 +146,7 @@ def play(script):
     click.secho(f"\nThe conversation went as {script.name} says.", fg="green")
 
 
-def converse(sender, recipient, record):
+def converse(sender: str | None, recipient: str | None, record: str | None) -> None:
     """Ask for mails and show what becomes of them, until the input ends."""
     sender = sender or "alice@people.example"
     recipient = recipient or next(iter(examples()), None)
@@ -165,7 +178,7 @@ def converse(sender, recipient, record):
             recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
 
 
-def ask_for_text():
+def ask_for_text() -> str:
     """Return lines up to one with a single dot; the first may be left empty for a text of its own."""
     lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
     while lines != ["Hello."] and lines[-1] != ".":
@@ -173,7 +186,7 @@ def ask_for_text():
     return "\n".join(lines).removesuffix("\n.") + "\n"
 
 
-def show(result):
+def show(result: Exchange) -> None:
     """Print a mail and what became of it."""
     click.echo()
     click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
@@ -196,17 +209,17 @@ def show(result):
             click.secho(f"{INDENT}| {one_line(line)}", dim=True)
 
 
-def _row(label, text):
+def _row(label: str, text: str) -> None:
     click.echo(f"  {label:<9}{text}")
 
 
-def _place(handler):
+def _place(handler: Callable[..., object]) -> str:
     """Return where a handler stands, for example `app/handlers/subscription.py:35`."""
     code = inspect.unwrap(handler).__code__
     return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
 
 
-def _first_address(mail, *names):
+def _first_address(mail: EmailMessage, *names: str) -> str:
     """Return the first address in the first of these headers that the mail has, empty without any."""
     for name in names:
         for _, address in getaddresses([str(value) for value in mail.get_all(name, [])]):

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import click
 from salmon.server import SMTPError
@@ -10,15 +12,16 @@ from salmon.server import SMTPError
 from mailroom.commands import shelves
 from mailroom.commands.booted import with_states
 from mailroom.handlers import has_handler
+from mailroom.storage import Row, Storage
 
-FIELDS = {"key": (str, type(None)), "sender": (str, type(None)), "state": str}
+FIELDS: dict[str, Any] = {"key": (str, type(None)), "sender": (str, type(None)), "state": str}
 EXAMPLE = "app.handlers.subscription:news", "alice@people.example", "SUBSCRIBED"
 MAX_LINE = 1 << 20  # octets
 
 
 @click.command()
 @with_states
-def export(storage):
+def export(storage: Storage) -> None:
     """Write all rows to the standard output, a JSON object a line.
 
     A row that changes meanwhile is written as it is when its turn comes. To change the storage, stop the
@@ -37,7 +40,7 @@ def export(storage):
 @click.option("--replace", is_flag=True, help="Overwrite the states that are there.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be overwritten.")
 @with_states
-def import_(storage, file, shelve, replace, dry_run):
+def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace: bool, dry_run: bool) -> None:
     """Read rows as `export` writes them from FILE, or the standard input: all of them or none.
 
     All rows are read and checked before the first is kept. A row that would overwrite another
@@ -77,9 +80,10 @@ def import_(storage, file, shelve, replace, dry_run):
             click.echo(f"No handler has the state {shown(state)} of {shown(key)}: {number} rows", err=True)
 
 
-def read_all(source):
+def read_all(source: Iterable[Row]) -> dict[tuple[str | None, str | None], str]:
     """Return `{(key, sender): state}` for all rows; raise `ValueError` when two have the same key and sender."""
-    states, once = {}, {}  # `once` has one each of the many equal keys and states
+    states: dict[tuple[str | None, str | None], str] = {}
+    once: dict[Any, Any] = {}  # `once` has one each of the many equal keys and states
     for number, (key, sender, state) in enumerate(source, start=1):
         cell = once.setdefault(key, key), sender
         if cell in states:
@@ -88,11 +92,11 @@ def read_all(source):
     return states
 
 
-def keep_all(storage, states):
+def keep_all(storage: Storage, states: dict[tuple[str | None, str | None], str]) -> None:
     """Set all states or none; name the row that the storage cannot hold."""
-    last = None
+    last: Row
 
-    def reading():
+    def reading() -> Iterator[Row]:
         nonlocal last
         for (key, sender), state in states.items():
             last = key, sender, state
@@ -108,7 +112,7 @@ def keep_all(storage, states):
         raise click.ClickException(refusal) from error
 
 
-def rows(file):
+def rows(file: BinaryIO) -> Iterator[Row]:
     """Yield the `(key, sender, state)` rows in the lines of a binary file, one at a time.
 
     Raises `ValueError` with the number of a line that is no row.
@@ -124,11 +128,11 @@ def rows(file):
         yield tuple(row[name] for name in FIELDS)
 
 
-def to_line(row, **more):
+def to_line(row: Iterable[object], **more: Any) -> str:
     """Return a row, and `more` fields, as a line in ASCII, which gets through every pipe; without its end."""
     return json.dumps({**dict(zip(FIELDS, row, strict=True)), **more})
 
 
-def shown(*texts):
+def shown(*texts: str | None) -> str:
     """Return texts fit for a terminal: a sender is whatever a stranger has sent."""
     return "  ".join(text if text and text.isprintable() else ascii(text) for text in texts)

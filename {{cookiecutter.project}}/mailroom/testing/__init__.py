@@ -8,12 +8,15 @@ states and mail before every test.
 """
 
 import email
+from collections.abc import Callable
+from email.message import EmailMessage
 from email.policy import default
+from typing import Any
 
 from salmon.routing import Router
 
 from mailroom.handlers import state_key
-from mailroom.relay import Relay
+from mailroom.relay import Envelope, Relay
 from mailroom.room import current
 from mailroom.testing.exchange import PEER, make_mail
 
@@ -23,40 +26,40 @@ __all__ = ["Outbox", "assert_in_state", "put_in_state", "receive", "receive_data
 class Outbox(Relay):
     """A relay that keeps what would be sent in the list `sent`, for tests and for trying things out."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("nowhere", 25)
-        self.sent = []
+        self.sent: list[Envelope] = []
 
-    def send_now(self, envelope):
+    def send_now(self, envelope: Envelope) -> None:
         self.sent.append(envelope)
 
 
-def receive(sender, recipient, text="Hello.\n", **headers):
+def receive(sender: str, recipient: str, text: str = "Hello.\n", **headers: str) -> list[EmailMessage]:
     """Handle a mail as the receiver does, and return the replies to it as `EmailMessage`s.
 
     `recipient` may do without the domain. Headers are given as `Auto_Submitted="no"`. Raises what the
     handler raises, or `salmon.server.SMTPError` when the mail is refused.
     """
     recipient = current().address(recipient)
-    headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
-    return receive_data(sender, recipient, make_mail(sender, recipient, headers, text))
+    named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return receive_data(sender, recipient, make_mail(sender, recipient, named, text))
 
 
-def receive_data(sender, recipient, data):
+def receive_data(sender: str, recipient: str, data: bytes) -> list[EmailMessage]:
     """Handle the octets of a mail as `receive` does."""
-    sent = current().relay.sent
-    before = len(sent)
+    relay: Any = current().relay  # an `Outbox`
+    before = len(relay.sent)
     current().deliver(PEER, sender, current().address(recipient), data)
-    return [email.message_from_bytes(envelope.data, policy=default) for envelope in sent[before:]]
+    return [email.message_from_bytes(envelope.data, policy=default) for envelope in relay.sent[before:]]
 
 
-def assert_in_state(state, sender, to=None):
+def assert_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:
     """Fail unless `sender` is in `state`, a handler; `to` is an address, where states depend on that."""
     key = state_key(state.__module__, sender, to)
     actual = Router.STATE_STORE.get(key, sender.lower())
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
 
 
-def put_in_state(state, sender, to=None):
+def put_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:
     """Put `sender` into `state`, a handler; `to` is an address, where states depend on that."""
     Router.STATE_STORE.set(state_key(state.__module__, sender, to), sender.lower(), state.__name__)

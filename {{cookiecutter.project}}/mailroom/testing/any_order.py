@@ -13,9 +13,11 @@ import io
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import hypothesis
@@ -26,7 +28,7 @@ from salmon.routing import ROUTE_FIRST_STATE, MemoryStorage, Router
 from mailroom.loops import ReplyLimit
 from mailroom.room import current
 from mailroom.storage.joined import JoinedStorage
-from mailroom.testing.exchange import exchange, make_mail
+from mailroom.testing.exchange import Exchange, Move, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
 TRANSCRIPTS = Path("tests/conversations")
@@ -34,10 +36,11 @@ SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
 CRASHES = ["a crash before the states are kept", "a crash before own tables are kept"]
 MAILS = 30  # in each conversation
+Mail = tuple[str, str, list[tuple[str, str]], str]  # sender, recipient, headers, text
 FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
 
-def play_in_any_order(end_states=(), conversations=6):
+def play_in_any_order(end_states: Sequence[str] = (), conversations: int = 6) -> None:
     """Play that many `conversations`; fail the test when a promise is broken, or when a state has no way out.
 
     `end_states` names the states in which a conversation may end. From any other, a mail that was played here
@@ -64,7 +67,7 @@ def play_in_any_order(end_states=(), conversations=6):
         pytest.fail(failure, pytrace=False)
 
 
-def _play(random, addresses, words):
+def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
     """Play a conversation, return its moves, and raise `BrokenPromise`."""
     moves = []
     with _Conversation() as conversation:
@@ -86,15 +89,15 @@ class BrokenPromise(Exception):
 class _Conversation(ExitStack):
     """Takes mails one by one, with states, own tables and a reply limit of its own, and raises `BrokenPromise`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.states = _NotedStates(MemoryStorage())
         self.rows = self.states.states.states
-        self.mails = []
-        self.kept = set()  # the octets of mails that have changed something
-        self.deliveries = []
-        self.replied = {}  # the addresses in the last reply to each sender
-        self.troubles = {
+        self.mails: list[Mail] = []
+        self.kept: set[bytes] = set()  # the octets of mails that have changed something
+        self.deliveries: list[Any] = []
+        self.replied: dict[str, list[str]] = {}  # the addresses in the last reply to each sender
+        self.troubles: dict[str | None, Any] = {
             "the storage is down": patch.object(self.states.states, "get", _fail),
             "the relay is down": patch.object(current().relay, "send_now", _fail),
             "the last line of the handler is wrong": patch.object(self.states, "set", _fail),
@@ -105,10 +108,12 @@ class _Conversation(ExitStack):
         self.enter_context(patch.object(current(), "_storage", self.states))
         self.enter_context(patch.object(current(), "reply_limit", ReplyLimit(10**6)))
         self.enter_context(patch.object(current().relay, "sent", []))
-        if current().tables:
-            self.states.create_tables(current().tables)
+        if tables := current().tables:
+            self.states.create_tables(tables)
 
-    def take(self, sender, recipient, headers, text, troubles=True):
+    def take(
+        self, sender: str, recipient: str, headers: list[tuple[str, str]], text: str, troubles: bool = True
+    ) -> Exchange:
         """Take a mail, a person's in every trouble first, as its server tries again; return the `Exchange`."""
         self.mails.append((sender, recipient, headers, text))
         identity = ("Message-ID", f"<{self.mails.index(self.mails[-1])}@people.example>")
@@ -140,7 +145,7 @@ class _Conversation(ExitStack):
                 self.replied[sender] = list(dict.fromkeys(found))
         return result
 
-    def _deliver(self, data, trouble=None):
+    def _deliver(self, data: bytes, trouble: str | None = None) -> Exchange:
         """Deliver the last mail, which is this `data`."""
         sender, recipient, headers, text = self.mails[-1]
         before = rows, own = dict(self.rows), self._own_tables()
@@ -160,14 +165,14 @@ class _Conversation(ExitStack):
             self.kept.add(data)
         return result
 
-    def _own_tables(self):
+    def _own_tables(self) -> dict[str, list[Any]]:
         """Return the rows of each table in the database, except for those of the package and of SQLite."""
         with self.states.transaction() as here:
             query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             names = {name for (name,) in here.connection.execute(query)} - {"states", "handled"}
             return {name: here.connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
-    def _promise(self, kept, promise):
+    def _promise(self, kept: object, promise: str) -> None:
         """Raise `BrokenPromise` unless it is kept; its transcript leaves out the trouble before."""
         if kept:
             return
@@ -184,22 +189,23 @@ class _Conversation(ExitStack):
 class _NotedStates(JoinedStorage):
     """Notes in `returned` which states the handlers return."""
 
-    def __init__(self, storage):
+    def __init__(self, storage: MemoryStorage) -> None:
         super().__init__(storage)
-        self.returned = {}
+        self.returned: dict[str, str] = {}
 
-    def set(self, key, sender, state):
+    def set(self, key: str | None, sender: str | None, state: str) -> None:
         self.returned[self.states.key(key, sender)] = state
         super().set(key, sender, state)
 
 
-def _fail(*_):
+def _fail(*_: Any) -> None:
     raise OSError("there is trouble")
 
 
-def _shortest(broken):
+def _shortest(broken: BrokenPromise) -> BrokenPromise:
     """Return a `BrokenPromise` of as few mails as still break the same promise."""
-    promise, mails, _ = broken.args
+    promise: str = broken.args[0]
+    mails: list[Mail] = broken.args[1]
     for number in reversed(range(len(mails))):
         fewer = mails[:number] + mails[number + 1 :]
         try:
@@ -212,32 +218,32 @@ def _shortest(broken):
     return broken
 
 
-def _addresses(format):
+def _addresses(format: str) -> list[str]:
     """Return addresses that Hypothesis makes up for the format of a route."""
     plain = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters='()<>[]:;\\,"')  # needs no quotes
     address = st.from_regex(re.compile(format, re.ASCII), fullmatch=True, alphabet=plain)
-    addresses = []
+    addresses: list[str] = []
 
     # Of two examples the first is the simplest, and the last counts.
     @hypothesis.settings(
         max_examples=2, derandomize=True, deadline=None, suppress_health_check=[*hypothesis.HealthCheck]
     )
     @hypothesis.given(st.lists(address, min_size=20, max_size=20))
-    def make_up(made_up):
+    def make_up(made_up: list[str]) -> None:
         addresses[:] = made_up
 
     make_up()
     return addresses
 
 
-def _words():
+def _words() -> list[str]:
     """Return short texts in the code of the handlers, which may wait for them in a subject or a text."""
     code = "\n".join(inspect.getsource(sys.modules[module]) for module in Router.HANDLERS)
     texts = [text for pair in re.findall(r"""\"(.{1,30}?)\"|'(.{1,30}?)'""", code) for text in pair]
     return sorted({"", *(word for text in texts for word in re.findall(r"\w[\w ',.!?-]*", text))})
 
 
-def _moves_in_transcripts():
+def _moves_in_transcripts() -> list[Move]:
     """Return the moves that the transcripts make, as far as they hold."""
     moves = []
     for path in TRANSCRIPTS.rglob("*.txt"):
@@ -247,12 +253,12 @@ def _moves_in_transcripts():
     return moves
 
 
-def _without_way_out(moves, end_states, enough):
+def _without_way_out(moves: Counter[Move], end_states: Sequence[str], enough: int) -> list[tuple[str, str]]:
     """Return the `(module, state)` pairs from which no move leads on to START or to an end state.
 
     `moves` counts `(module, state, next state)`. A state in which fewer mails came than `enough` is not judged.
     """
-    mails = Counter()
+    mails: Counter[tuple[str, Any]] = Counter()
     for (module, state, _), number in moves.items():
         mails[module, state] += number
     back = {(module, state) for module, *states in moves for state in states}

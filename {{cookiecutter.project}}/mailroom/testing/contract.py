@@ -13,20 +13,25 @@ processes can use, `OwnTablesContract` for one whose transactions have a `connec
 """
 
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
+from mailroom.storage import Row, Transaction
+
+Posts = Callable[[], list[str]]
 KEY = "app.handlers.tickets:42"
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
 
 
 @contextmanager
-def refused(code):
+def refused(code: int) -> Iterator[pytest.ExceptionInfo[SMTPError]]:
     """Fail unless the block refuses the mail with `code`: 451 for now, 554 for good."""
     with pytest.raises(SMTPError) as refusal:
         yield refusal
@@ -34,13 +39,13 @@ def refused(code):
     assert refusal.value.message.isascii() and refusal.value.message.isprintable()
 
 
-def locked_get(storage, sender):
+def locked_get(storage: Any, sender: str) -> Any:
     """Return the state of `sender`, read in a transaction."""
     with storage.transaction(sender):
         return storage.get(KEY, sender)
 
 
-def in_thread(work, *arguments):
+def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return `work(*arguments)`, called in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work, *arguments).result()
@@ -51,40 +56,40 @@ class StorageContract:
 
     STRINGS = ["a@b.example", "A@b.example", "a@b.example ", "'", '"', "\\", "%s", "?", " ", "a" * 254, "; DROP x;"]
 
-    def rows(self, storage):
+    def rows(self, storage: Any) -> list[Row]:
         """Return all `(key, sender, state)` rows."""
         return list(storage)
 
-    def test_a_new_sender_is_at_start_and_has_no_row(self, storage):
+    def test_a_new_sender_is_at_start_and_has_no_row(self, storage: Any) -> None:
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
 
-    def test_get_returns_what_was_set_last(self, storage):
+    def test_get_returns_what_was_set_last(self, storage: Any) -> None:
         storage.set(KEY, ALICE, "CONFIRMING")
         storage.set(KEY, ALICE, "SUBSCRIBED")
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_start_deletes_the_row(self, storage):
+    def test_start_deletes_the_row(self, storage: Any) -> None:
         storage.set(KEY, BOB, ROUTE_FIRST_STATE)
         storage.set(KEY, ALICE, "SUBSCRIBED")
         storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
 
-    def test_key_and_sender_are_not_run_together(self, storage):
+    def test_key_and_sender_are_not_run_together(self, storage: Any) -> None:
         storage.set("a", "bc", "ONE")
         storage.set("ab", "c", "TWO")
         storage.set("bc", "a", "THREE")
         assert [storage.get("a", "bc"), storage.get("ab", "c"), storage.get("bc", "a")] == ["ONE", "TWO", "THREE"]
         assert storage.get("c", "ab") == ROUTE_FIRST_STATE
 
-    def test_clear_deletes_everything(self, storage):
+    def test_clear_deletes_everything(self, storage: Any) -> None:
         for sender in self.STRINGS:
             storage.set(KEY, sender, "SUBSCRIBED")
         storage.clear()
         assert {storage.get(KEY, sender) for sender in self.STRINGS} == {ROUTE_FIRST_STATE}
 
-    def test_senders_are_kept_exactly_as_they_are_one_row_each(self, storage):
+    def test_senders_are_kept_exactly_as_they_are_one_row_each(self, storage: Any) -> None:
         for number, sender in enumerate(self.STRINGS):
             storage.set(KEY, sender, "CONFIRMING")
             storage.set(KEY, sender, f"STATE_{number}")
@@ -93,8 +98,8 @@ class StorageContract:
         expected = [(KEY, sender, f"STATE_{number}") for number, sender in enumerate(self.STRINGS)]
         assert sorted(self.rows(storage), key=repr) == sorted(expected, key=repr)
 
-    def test_many_threads_can_use_it(self, storage):
-        def sets_and_gets(thread):
+    def test_many_threads_can_use_it(self, storage: Any) -> None:
+        def sets_and_gets(thread: int) -> None:
             for number in range(20):
                 storage.set(KEY, f"{thread}-{number}@b.example", f"STATE_{number}")
                 assert storage.get(KEY, f"{thread}-{number}@b.example") == f"STATE_{number}"
@@ -107,7 +112,7 @@ class StorageContract:
 class TransactionContract(StorageContract):
     """`transaction`: one mail, all or nothing. Needs a fixture `storage`, empty, a `mailroom.storage.Storage`."""
 
-    def test_other_threads_do_not_see_half_a_mail(self, storage):
+    def test_other_threads_do_not_see_half_a_mail(self, storage: Any) -> None:
         with ThreadPoolExecutor(1) as elsewhere:
             with storage.transaction(ALICE):
                 storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -117,7 +122,7 @@ class TransactionContract(StorageContract):
                 assert not reading.done() or reading.result() == ROUTE_FIRST_STATE
             assert elsewhere.submit(storage.get, KEY, ALICE).result() == "SUBSCRIBED"
 
-    def test_all_states_of_a_mail_are_kept(self, storage):
+    def test_all_states_of_a_mail_are_kept(self, storage: Any) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         with storage.transaction(ALICE):
             storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
@@ -127,7 +132,9 @@ class TransactionContract(StorageContract):
         assert self.rows(storage) == [(KEY, BOB, "SUBSCRIBED")]
 
     @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
-    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(self, storage, failure):
+    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(
+        self, storage: Any, failure: type[BaseException]
+    ) -> None:
         with pytest.raises(failure), storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
             raise failure
@@ -137,7 +144,7 @@ class TransactionContract(StorageContract):
             storage.set(KEY, BOB, "CONFIRMING")
         assert [storage.get(KEY, ALICE), storage.get(KEY, BOB)] == [ROUTE_FIRST_STATE, "CONFIRMING"]
 
-    def test_sender_without_states_meets_stateless_handlers_only(self, storage):
+    def test_sender_without_states_meets_stateless_handlers_only(self, storage: Any) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         storage.set(KEY, BOB, "SUBSCRIBED")
         with storage.transaction(ALICE, stateless=True):
@@ -145,16 +152,16 @@ class TransactionContract(StorageContract):
             assert storage.get(KEY, BOB) == "SUBSCRIBED"
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_mail_that_comes_first_was_not_handled_before(self, storage):
+    def test_mail_that_comes_first_was_not_handled_before(self, storage: Any) -> None:
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(b"0123456789abcdef")
 
-    def test_transaction_without_a_sender_keeps_states(self, storage):
+    def test_transaction_without_a_sender_keeps_states(self, storage: Any) -> None:
         with storage.transaction():
             storage.set(KEY, ALICE, "SUBSCRIBED")
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_transaction_within_a_transaction_joins_it(self, storage):
+    def test_transaction_within_a_transaction_joins_it(self, storage: Any) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as outer:
             with storage.transaction(BOB) as inner:
                 storage.set(KEY, BOB, "SUBSCRIBED")
@@ -162,10 +169,10 @@ class TransactionContract(StorageContract):
             raise ZeroDivisionError
         assert storage.get(KEY, BOB) == ROUTE_FIRST_STATE
 
-    def test_each_of_many_mails_at_once_goes_one_step_on(self, storage):
+    def test_each_of_many_mails_at_once_goes_one_step_on(self, storage: Any) -> None:
         """Of mails of one sender that were handled at the same time one would not count."""
 
-        def step(_):
+        def step(_: int) -> None:
             with storage.transaction(ALICE):
                 number = int(storage.get(KEY, ALICE).removeprefix(ROUTE_FIRST_STATE) or 0)
                 both_are_here.wait(0.001)
@@ -183,24 +190,24 @@ class OwnTablesContract(TransactionContract):
     DIGEST = b"0123456789abcdef"
 
     @pytest.fixture
-    def posts(self, storage):
+    def posts(self, storage: Any) -> Posts:
         """A table of your own, `posts`; return a function that returns its rows."""
 
-        def tables(connection):
+        def tables(connection: Any) -> None:
             connection.execute("CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
 
-        def posts():
+        def posts() -> list[str]:
             with storage.transaction() as transaction:
                 return [text for (text,) in transaction.connection.execute("SELECT text FROM posts ORDER BY text")]
 
         storage.create_tables(tables)
         return posts
 
-    def write(self, transaction, text="hello"):
+    def write(self, transaction: Transaction, text: str = "hello") -> None:
         """Write a row of your own."""
         transaction.connection.execute(f"INSERT INTO posts VALUES ('{text}')")
 
-    def test_own_rows_are_kept_with_the_states(self, storage, posts):
+    def test_own_rows_are_kept_with_the_states(self, storage: Any, posts: Posts) -> None:
         with storage.transaction(ALICE) as transaction:
             storage.set(KEY, ALICE, "SUBSCRIBED")
             self.write(transaction)
@@ -208,7 +215,7 @@ class OwnTablesContract(TransactionContract):
         assert posts() == ["hello"]
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_own_rows_are_undone_with_the_states(self, storage, posts):
+    def test_own_rows_are_undone_with_the_states(self, storage: Any, posts: Posts) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
             self.write(transaction)
             storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -217,7 +224,9 @@ class OwnTablesContract(TransactionContract):
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_handler_that_ends_the_transaction_itself_keeps_nothing_of_a_mail_that_fails(self, storage, posts, end):
+    def test_handler_that_ends_the_transaction_itself_keeps_nothing_of_a_mail_that_fails(
+        self, storage: Any, posts: Posts, end: str
+    ) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
             self.write(transaction)
             with suppress(Exception):
@@ -227,8 +236,8 @@ class OwnTablesContract(TransactionContract):
             raise ZeroDivisionError
         assert posts() == []
 
-    def test_own_rows_of_many_threads_are_kept(self, storage, posts):
-        def write(thread):
+    def test_own_rows_of_many_threads_are_kept(self, storage: Any, posts: Posts) -> None:
+        def write(thread: int) -> None:
             for number in range(5):
                 with storage.transaction(f"{thread}@b.example") as transaction:
                     self.write(transaction, f"{thread}-{number}")
@@ -238,7 +247,7 @@ class OwnTablesContract(TransactionContract):
         assert posts() == [f"{thread}-{number}" for thread in range(4) for number in range(5)]
 
     @pytest.mark.parametrize("written", ["state", "own row"])
-    def test_mail_that_wrote_something_is_handled_once(self, storage, posts, written):
+    def test_mail_that_wrote_something_is_handled_once(self, storage: Any, posts: Posts, written: str) -> None:
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
             if written == "state":
@@ -250,7 +259,7 @@ class OwnTablesContract(TransactionContract):
                 assert transaction.handled(self.DIGEST)
                 assert not transaction.handled(self.DIGEST[::-1])
 
-    def test_mail_that_wrote_nothing_is_not_noted(self, storage, posts):
+    def test_mail_that_wrote_nothing_is_not_noted(self, storage: Any, posts: Posts) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         for _ in range(2):
             with storage.transaction(ALICE) as transaction:
@@ -259,7 +268,7 @@ class OwnTablesContract(TransactionContract):
                 assert storage.get(KEY, ALICE) == "SUBSCRIBED"
                 assert posts() == []
 
-    def test_mail_that_failed_is_not_noted(self, storage, posts):
+    def test_mail_that_failed_is_not_noted(self, storage: Any, posts: Posts) -> None:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
                 assert not transaction.handled(self.DIGEST)
@@ -267,7 +276,7 @@ class OwnTablesContract(TransactionContract):
                 storage.set(KEY, ALICE, "SUBSCRIBED")
                 raise ZeroDivisionError
 
-    def test_clear_forgets_the_notes(self, storage):
+    def test_clear_forgets_the_notes(self, storage: Any) -> None:
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
             storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -279,18 +288,18 @@ class OwnTablesContract(TransactionContract):
 class SharedStorageContract(TransactionContract):
     """For several processes. Needs a fixture `other`: one more storage on the same states, which waits briefly for a lock."""
 
-    def test_a_sender_has_one_transaction_at_a_time(self, storage, other):
+    def test_a_sender_has_one_transaction_at_a_time(self, storage: Any, other: Any) -> None:
         with storage.transaction(ALICE):
             storage.set(KEY, ALICE, "CONFIRMING")
             with refused(451):
                 in_thread(locked_get, other, ALICE)
         assert in_thread(locked_get, other, ALICE) == "CONFIRMING"
 
-    def test_senders_do_not_wait_for_each_other(self, storage, other):
+    def test_senders_do_not_wait_for_each_other(self, storage: Any, other: Any) -> None:
         with storage.transaction(ALICE):
             assert in_thread(locked_get, other, BOB) == ROUTE_FIRST_STATE
 
-    def test_the_next_transaction_reads_what_the_last_one_set(self, storage):
+    def test_the_next_transaction_reads_what_the_last_one_set(self, storage: Any) -> None:
         with ThreadPoolExecutor(1) as pool:
             with storage.transaction(ALICE):
                 waiting = pool.submit(locked_get, storage, ALICE)

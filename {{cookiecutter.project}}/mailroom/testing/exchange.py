@@ -3,10 +3,12 @@
 import email
 import os
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
+from typing import Any
 from unittest.mock import patch
 
 import jinja2
@@ -14,9 +16,11 @@ from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
 from mailroom import room
-from mailroom.message import read
+from mailroom.message import Message, read
 
 PEER = ("127.0.0.1", 0)
+Handler = Callable[..., object]
+Move = tuple[str, str, str | None]  # module, state, next state
 
 
 @dataclass
@@ -31,18 +35,18 @@ class Exchange:
 
     sender: str
     recipient: str
-    handlers: list = field(default_factory=list)
+    handlers: list[Handler] = field(default_factory=list)
     before: str | None = None
     after: str | None = None
-    moves: list = field(default_factory=list)
-    sent: list = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    sent: list[tuple[str, EmailMessage]] = field(default_factory=list)
     refusal: str | None = None
     note: str | None = None
 
 
-def exchange(sender, recipient, data):
+def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
     """Deliver the octets of a mail as the receiver does, and return the `Exchange`; the relay is an `Outbox`."""
-    here = room.current()
+    here: Any = room.current()  # its relay is an `Outbox`
     result = Exchange(sender, recipient)
     already_sent = len(here.relay.sent)
     try:
@@ -68,7 +72,7 @@ def exchange(sender, recipient, data):
     handlers = [(handler.__module__, handler.__name__) for handler in result.handlers]
     if not result.refusal:
         result.moves = [(module, state, after.get(module)) for module, state in handlers if before.get(module) == state]
-    module = next((module for module in [*dict(handlers), *after] if module in after), None)
+    module = next((module for module in [*dict(handlers), *after] if module in after), "")
     result.before, result.after = before.get(module), after.get(module)
     for envelope in here.relay.sent[already_sent:]:
         to = ",".join(envelope.recipients)
@@ -77,12 +81,12 @@ def exchange(sender, recipient, data):
     return result
 
 
-def state_at(address, sender):
+def state_at(address: str, sender: str) -> str | None:
     """Return the state in which a mail from `sender` to `address` would find them, or None."""
     return next(iter(_states(read(room.current(), PEER, sender, address, b"")).values()), None)
 
 
-def make_mail(sender, recipient, headers=(), text="Hello.\n"):
+def make_mail(sender: str, recipient: str, headers: Sequence[tuple[str, str]] = (), text: str = "Hello.\n") -> bytes:
     """Return the octets of a mail; `headers` are `(name, value)` pairs that add to or replace the usual ones.
 
     Raises `ValueError` when an address or a header cannot be written.
@@ -99,12 +103,12 @@ def make_mail(sender, recipient, headers=(), text="Hello.\n"):
     return mail.as_bytes()
 
 
-def envelope_sender(address):
+def envelope_sender(address: str) -> str:
     """Return an address as an envelope has it: empty for the null sender, which is written `<>`."""
     return "" if address == "<>" else address
 
 
-def _states(message):
+def _states(message: Message) -> dict[str, str | None]:
     """Return the state of the sender in each module that keeps one for this address, in the Router's order."""
     try:
         return {
@@ -118,11 +122,12 @@ def _states(message):
 
 
 @contextmanager
-def _noting_calls():
+def _noting_calls() -> Iterator[list[tuple[Handler, Message]]]:
     """Yield a list that gets each handler that the Router calls within the block, with the message."""
-    call, calls = Router.call_safely, []
+    call: Handler = Router.call_safely
+    calls: list[tuple[Handler, Message]] = []
 
-    def note_and_call(handler, message, captures):
+    def note_and_call(handler: Handler, message: Message, captures: Any) -> None:
         calls.append((handler, message))
         call(handler, message, captures)
 
@@ -130,7 +135,7 @@ def _noting_calls():
         yield calls
 
 
-def with_place(error):
+def with_place(error: Exception) -> str:
     """Return an exception and the last place of the application's own code that it passed, in one line."""
     place = f" ({error.filename}:{error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     packages = {module.partition(".")[0] for module in Router.HANDLERS}

@@ -1,5 +1,9 @@
 """A pytest plugin: clear everything before each test, and play the transcripts in `conversations/`."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 from salmon.routing import Router
 
@@ -8,14 +12,15 @@ from mailroom.testing.transcript import Difference, Transcript
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def pytest_runtest_setup(item: object) -> None:
     """Clear states, outgoing mail and counted replies; every test has this without asking."""
     Router.clear_states()
-    current().relay.sent.clear()
+    relay: Any = current().relay  # an `Outbox`
+    relay.sent.clear()
     current().reply_limit.clear()
 
 
-def pytest_collect_file(file_path, parent):
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "TranscriptFile | None":
     if file_path.suffix == ".txt" and file_path.parent.name == "conversations":
         return TranscriptFile.from_parent(parent, path=file_path)
     return None
@@ -24,19 +29,19 @@ def pytest_collect_file(file_path, parent):
 class TranscriptFile(pytest.File):
     """A transcript; `mailroom/testing/transcript.py` says how to write one."""
 
-    def collect(self):
+    def collect(self) -> Iterator[pytest.Item]:
         yield TranscriptItem.from_parent(self, name="goes_as_written")
 
 
 class TranscriptItem(pytest.Item):
     """One test: the conversation goes as it is written."""
 
-    def runtest(self):
+    def runtest(self) -> None:
         for _ in Transcript(self.path.name, self.path.read_text("utf-8")).play():
             pass
 
-    def repr_failure(self, excinfo):
-        return str(excinfo.value) if excinfo.errisinstance(Difference) else super().repr_failure(excinfo)
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        return str(excinfo.value) if excinfo.errisinstance(Difference) else super().repr_failure(excinfo, style)
 
-    def reportinfo(self):
+    def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, f"{self.path.name} goes as written"

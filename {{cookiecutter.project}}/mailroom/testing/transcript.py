@@ -16,11 +16,14 @@ All mails that go out are written down, in their order: without a `<-`, none doe
 
 import re
 import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import TextIO
 
 from mailroom import room
 from mailroom.plain_text import one_line
-from mailroom.testing.exchange import envelope_sender, exchange, make_mail, state_at
+from mailroom.testing.exchange import Exchange, envelope_sender, exchange, make_mail, state_at
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
 REPLY = re.compile(r"(\S+\s+)?<-(?:\s+(.*))?")
@@ -28,6 +31,7 @@ STATE = re.compile(r"\[(?:([^\s:\]]+):\s*)?(\w+)\]")
 REFUSAL = re.compile(r"[45]\d\d\b.*")
 HEADER = re.compile(r"([!-9;-~]+):\s*(.*)")
 NAME = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+Names = dict[str, str]  # what each {name} stands for
 
 
 class Difference(Exception):
@@ -40,7 +44,7 @@ class Line:
 
     number: int
     text: str
-    below: list = field(default_factory=list)
+    below: "list[Line]" = field(default_factory=list)
 
 
 @dataclass
@@ -48,24 +52,24 @@ class Mail:
     """A mail of a transcript: its line, the comments before it, and what is expected."""
 
     line: Line
-    notes: list
-    expected: list = field(default_factory=list)
+    notes: list[str]
+    expected: list[Line] = field(default_factory=list)
 
 
 class Transcript:
     """The conversation in `text`; messages call it `name`. Raises `Difference` for a line that cannot be read."""
 
-    def __init__(self, name, text):
+    def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self.mails = []
-        self._notes = []
-        self._open = None
+        self.mails: list[Mail] = []
+        self._notes: list[str] = []
+        self._open: Line | None = None
         for number, line in enumerate(text.expandtabs().splitlines(), 1):
             self._read(Line(number, line.rstrip()))
         if not self.mails:
             raise Difference(f"{name} has no mail; one begins like: alice@people.example -> news-subscribe")
 
-    def play(self):
+    def play(self) -> Iterator[tuple[Mail, Exchange]]:
         """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold."""
         names = {"domain": room.current().domain}
         for mail in self.mails:
@@ -73,7 +77,7 @@ class Transcript:
             yield mail, result
             self._compare(mail, result, names)
 
-    def _read(self, line):
+    def _read(self, line: Line) -> None:
         if not line.text or line.text[0] == " ":
             if self._open:
                 self._open.below.append(line)
@@ -94,24 +98,24 @@ class Transcript:
             self.mails[-1].expected.append(line)
             self._open = line if REPLY.fullmatch(line.text) else None
 
-    def _written(self, line, names):
+    def _written(self, line: Line, names: Names) -> tuple[str, str, bytes]:
         """Return sender, recipient and octets of the mail that begins in a line."""
-        sender, recipient = (_fill(part, names) for part in MAIL.fullmatch(line.text).groups())
+        sender, recipient = (_fill(part, names) for part in line.text.split()[::2])
         unknown = NAME.search(sender + recipient)
         if unknown:
             raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
         sender, recipient = envelope_sender(sender), room.current().address(recipient)
-        headers, text = self._headers_and_text(line.below)
-        headers = [(name, _fill(value, names)) for _, name, value in headers]
-        text = textwrap.dedent("\n".join(part.text for part in text)).strip("\n") or "Hello."
+        above, below = self._headers_and_text(line.below)
+        headers = [(name, _fill(value, names)) for _, name, value in above]
+        text = textwrap.dedent("\n".join(part.text for part in below)).strip("\n") or "Hello."
         try:
             return sender, recipient, make_mail(sender, recipient, headers, _fill(text, names) + "\n")
         except ValueError as error:
             raise self._broken(line, f"makes no mail: {error}") from error
 
-    def _headers_and_text(self, below):
+    def _headers_and_text(self, below: list[Line]) -> tuple[list[tuple[Line, str, str]], list[Line]]:
         """Return the `(line, name, value)` of the headers in indented lines, and the lines of the text after them."""
-        headers = []
+        headers: list[tuple[Line, str, str]] = []
         for position, line in enumerate(below):
             if not line.text.strip():
                 return headers, below[position + 1 :]
@@ -121,7 +125,7 @@ class Transcript:
             headers.append((line, header[1], header[2]))
         return headers, []
 
-    def _compare(self, mail, result, names):
+    def _compare(self, mail: Mail, result: Exchange, names: Names) -> None:
         sent = list(result.sent)
         refused = False
         for line in mail.expected:
@@ -142,26 +146,26 @@ class Transcript:
         if sent or (result.refusal and not refused):
             raise self._differs(mail.line, result)
 
-    def _compare_reply(self, line, to, reply, result, names):
-        wanted_to, first = REPLY.fullmatch(line.text).groups()
-        if not _matches((wanted_to or "").strip(), to, names):
+    def _compare_reply(self, line: Line, to: str, reply: EmailMessage, result: Exchange, names: Names) -> None:
+        wanted_to, _, first = line.text.partition("<-")
+        if not _matches(wanted_to.strip(), to, names):
             raise self._differs(line, result)
-        headers, text = self._headers_and_text([Line(line.number, first or ""), *line.below] if first else line.below)
+        headers, text = self._headers_and_text([Line(line.number, first), *line.below] if first else line.below)
         for place, name, value in headers:
             actual = [one_line(str(header)) for header in reply.get_all(name, [])]
             if not any(_matches(value, header, names) for header in actual):
                 if place.number == line.number:  # most likely another reply altogether
                     raise self._differs(line, result)
                 raise self._differs(place, result, [f"{name}: {header}" for header in actual])
-        actual = iter(text_of(reply).splitlines())
+        lines = iter(text_of(reply).splitlines())
         for wanted in text:
-            if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in actual):
+            if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in lines):
                 raise self._differs(wanted, result, text_of(reply).splitlines())
 
-    def _broken(self, line, why):
+    def _broken(self, line: Line, why: str) -> Difference:
         return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
 
-    def _differs(self, line, result, instead=None):
+    def _differs(self, line: Line, result: Exchange, instead: list[str] | None = None) -> Difference:
         lines = instead or outcome(result) or ["nothing"]
         expected = line.text if line.text.strip() else "(nothing)"
         if MAIL.fullmatch(line.text):
@@ -175,11 +179,11 @@ class Transcript:
 class Recorder:
     """Write a conversation to `file`, mail by mail, as a transcript."""
 
-    def __init__(self, file):
+    def __init__(self, file: TextIO) -> None:
         self.file = file
-        self._names = {}
+        self._names: dict[str, str] = {}
 
-    def record(self, result, headers=(), text=""):
+    def record(self, result: Exchange, headers: Iterable[tuple[str, str]] = (), text: str = "") -> None:
         """Write an `Exchange`; `headers` and `text` are what its mail said."""
         recipient = result.recipient.removesuffix(f"@{room.current().domain}")
         lines = [f"{result.sender or '<>'} -> {self._names.get(result.recipient, recipient)}"]
@@ -196,7 +200,7 @@ class Recorder:
         self.file.flush()
 
 
-def outcome(result):
+def outcome(result: Exchange) -> list[str]:
     """Return what came of a mail as lines of a transcript."""
     lines = [result.refusal] if result.refusal else []
     for to, mail in result.sent:
@@ -210,7 +214,7 @@ def outcome(result):
     return lines
 
 
-def text_of(mail):
+def text_of(mail: EmailMessage) -> str:
     """Return the plain text of an `email.message.EmailMessage`, empty where there is none that can be read."""
     part = mail.get_body(("plain",))
     try:
@@ -219,11 +223,11 @@ def text_of(mail):
         return ""
 
 
-def _fill(text, names):
+def _fill(text: str, names: Names) -> str:
     return NAME.sub(lambda name: names.get(name[1], name[0]), text)
 
 
-def _matches(expected, actual, names):
+def _matches(expected: str, actual: str, names: Names) -> bool:
     """Return whether a text is as expected; a name without a value gets the one it stands for here."""
     pattern, end, new = "", 0, set()
     for name in NAME.finditer(expected):

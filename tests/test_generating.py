@@ -142,6 +142,23 @@ def test_owner_has_at_most_35_files_and_550_lines_of_python(baked, state_storage
     assert python_lines(own) <= 550
 
 
+HINTS = """
+import config.testing, inspect, typing
+from salmon.routing import Router
+for _, handlers in Router.REGISTERED.values():
+    for handler in handlers:
+        print(typing.get_type_hints(inspect.unwrap(handler))["message"].__qualname__)
+"""
+
+
+@pytest.mark.parametrize("state_storage", ["sqlite", "django"])
+def test_every_handler_tells_an_editor_that_it_gets_a_message(baked, state_storage):
+    hints = Application(baked(state_storage)).python(HINTS)
+
+    assert hints.returncode == 0, hints.stderr
+    assert hints.stdout.splitlines() == ["Message"] * 4
+
+
 def test_mailroom_has_at_most_7000_lines_of_python():
     assert python_lines(files(APPLICATION / "mailroom")) <= 7000
 

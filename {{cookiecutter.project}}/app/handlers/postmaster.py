@@ -2,11 +2,11 @@
 
 from salmon.routing import route, stateless
 
-from config import settings
+from config import Message, settings
 
 
 # Also the bare word without a domain, as RFC 5321 asks.
 @route("(?:postmaster|(?:postmaster|abuse)@(host))")
 @stateless
-def FORWARD(message, host=None):
+def FORWARD(message: Message, host=None):
     message.forward(to=settings.postmaster)

@@ -10,6 +10,7 @@ import sys
 from email.message import EmailMessage
 from pathlib import Path
 
+from tests import warm
 from tests.baking import setting_names, without_pytest
 from tests.waiting import wait_until
 
@@ -29,7 +30,11 @@ class Application:
 
     It listens on a free port, `port`, a new one at each start. What it logs is in `log`, a file
     that is kept over restarts. Use it in a `with` block: at its end, no process is left.
+
+    With `is_warm`, its processes are forks of a Python that has imported the libraries; see `tests.warm`.
     """
+
+    is_warm = False
 
     def __init__(self, folder, **settings):
         self.folder = Path(folder)
@@ -66,9 +71,13 @@ class Application:
 
         `python` and `salmon` are those of the tests' own environment.
         """
-        program = {"salmon": [SALMON], "python": [sys.executable]}.get(command[0], [command[0]])
-        options = {"env": self.environment, "capture_output": True, "text": True, "timeout": 120, **options}
-        return subprocess.run([*program, *command[1:]], cwd=self.folder, **options)
+        program = {"salmon": [sys.executable, SALMON], "python": [sys.executable]}.get(command[0], [command[0]])
+        command = [*program, *command[1:]]
+        environment = options.pop("env", self.environment)
+        if self.is_warm and options.keys() <= {"input"} and warm.can_start(command, environment):
+            return warm.run(command, self.folder, environment, **options)
+        options = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(command, cwd=self.folder, env=environment, **options)
 
     def python(self, program, *arguments):
         """Run a Python program, given as text, among the application's modules."""
@@ -76,15 +85,13 @@ class Application:
 
     def launch(self, **options):
         """Start `salmon start --no-daemon` and return at once; `options` are those of `Popen`."""
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [SALMON, "start", "--no-daemon"],
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                **options,
+        command = [sys.executable, SALMON, "start", "--no-daemon"]
+        start = subprocess.Popen
+        if self.is_warm and not options and warm.can_start(command, self.environment):
+            start = warm.Process
+        with open(self.log, "ab") as log, open(os.devnull) as nothing:
+            self.process = start(
+                command, cwd=self.folder, env=self.environment, stdin=nothing, stdout=log, stderr=log, **options
             )
 
     def start(self, seconds=60, **options):
@@ -163,4 +170,6 @@ class Application:
     def copy(self, folder):
         """Return another application with the same code in `folder`, not started, with nothing remembered."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("run"))
-        return Application(folder, **self.settings)
+        copy = Application(folder, **self.settings)
+        copy.is_warm = self.is_warm
+        return copy

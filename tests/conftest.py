@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests import baking
+from tests import baking, warm
 from tests.application import Application, speak_smtp
 from tests.sink import Sink
 
@@ -27,6 +27,10 @@ def pytest_xdist_setupnodes():
     import hypothesis.stateful  # noqa: F401
 
     sys.dont_write_bytecode = True
+
+
+def pytest_unconfigure():
+    warm.end()
 
 
 @pytest.fixture
@@ -68,7 +72,8 @@ def application(request, bake, sink):
 
     Answers of the template's questions are given in small letters, settings in capitals:
     `application(protocol="smtp", state_storage="shelve", LISTS="news,dev")`. One that keeps its states in
-    PostgreSQL gets an empty database on a running server, unless STATE_DATABASE is given.
+    PostgreSQL gets an empty database on a running server, unless STATE_DATABASE is given. It is warm, see
+    `tests.warm`, unless the test is marked `cold_start`.
     """
     made = []
 
@@ -83,6 +88,7 @@ def application(request, bake, sink):
         if "PYTHONDONTWRITEBYTECODE" not in settings:  # with it, a test looks at what the application itself compiles
             baking.add_compiled_package(folder)
         made.append(Application(folder, RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
+        made[-1].is_warm = not request.node.get_closest_marker("cold_start")
         if protocol == "smtp":
             speak_smtp(made[-1].folder)
         return made[-1]

@@ -10,6 +10,7 @@ import pytest
 from tests.application import Application
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.cold_start
 ALICE = "alice@people.example"
 
 

@@ -19,6 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+pytestmark = pytest.mark.cold_start
 LABEL = "a" * 63
 LONGEST_DOMAIN = f"{LABEL}.{LABEL}.{LABEL}.{'b' * 61}"
 ODD_ANSWERS = [

@@ -11,6 +11,7 @@ from tests.application import SALMON, Application
 from tests.baking import import_baked, setting_names
 
 CLASSES = {"sqlite": "SQLiteStorage", "shelve": "ShelveStorage"}
+pytestmark = pytest.mark.cold_start
 RUN = ("salmon", "start", "--no-daemon")
 
 

@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from email.message import EmailMessage
-from email.policy import default
+from email.message import Message
 from email.utils import getaddresses
 from typing import Any, BinaryIO, TextIO
 
@@ -17,6 +16,7 @@ from salmon.routing import Router, StateStorage
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot
 from mailroom.plain_text import one_line
+from mailroom.receiver import MAILBOX
 from mailroom.room import current
 from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
@@ -87,12 +87,15 @@ def talk(
     try:
         if eml:
             send(eml, sender, recipient)
-        elif demo or script:
-            play(script or open(DEMO, encoding="utf-8"))
+        elif script:
+            play(script)
+        elif demo:
+            play(open(DEMO, encoding="utf-8"))
         else:
             converse(sender, recipient, record)
     except OSError as error:
-        raise click.ClickException(str(error)) from error
+        hint = "; play another transcript with --script FILE" if demo else ""
+        raise click.ClickException(f"{error.filename} cannot be opened: {error.strerror}{hint}") from error
 
 
 def copy_of(storage: Storage) -> JoinedStorage:
@@ -119,13 +122,15 @@ class Copy(StateStorage):
 
 def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
     """Send the mail in an open file. Its headers name sender and recipient that are not given. Exit with 1 if refused."""
-    data = file.read()
-    mail = email.message_from_bytes(data, policy=default)
-    if sender is None:
-        sender = _first_address(mail, "Return-Path", "From")
+    data = file.read().replace(b"\r\n", b"\n")  # as a receiver passes it on
+    mail = email.message_from_bytes(data)
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
     if not recipient:
-        raise click.UsageError(f"--eml {file.name} has no To; give --to, for example --to news")
+        raise click.UsageError(f"--eml {file.name} names no recipient; give --to, for example --to news")
+    sender = sender or _first_address(mail, "Return-Path", "From")
+    if sender != "<>" and not MAILBOX.fullmatch(sender):
+        rule = "is no address of a sender; give --from, for example --from alice@people.example"
+        raise click.UsageError(f"--eml {file.name}: {sender!r} {rule}")
     result = exchange(envelope_sender(sender), current().address(recipient), data)
     show(result)
     if result.refusal:
@@ -219,9 +224,8 @@ def _place(handler: Callable[..., object]) -> str:
     return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
 
 
-def _first_address(mail: EmailMessage, *names: str) -> str:
-    """Return the first address in the first of these headers that the mail has, empty without any."""
-    for name in names:
-        for _, address in getaddresses([str(value) for value in mail.get_all(name, [])]):
-            return address
-    return ""
+def _first_address(mail: Message, *names: str) -> str:
+    """Return the first address in these headers, `<>` for the null sender, and nothing where there is none."""
+    values = [str(value).strip() for name in names for value in mail.get_all(name, [])]
+    addresses = [value if value == "<>" else address for value in values for _, address in getaddresses([value])]
+    return next(filter(None, addresses), "")

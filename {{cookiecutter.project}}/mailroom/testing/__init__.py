@@ -10,7 +10,6 @@ states and mail before every test.
 import email
 from collections.abc import Callable
 from email.message import EmailMessage
-from email.policy import default
 from typing import Any
 
 from salmon.routing import Router
@@ -18,7 +17,7 @@ from salmon.routing import Router
 from mailroom.handlers import state_key
 from mailroom.relay import Envelope, Relay
 from mailroom.room import current
-from mailroom.testing.exchange import PEER, make_mail
+from mailroom.testing.exchange import LENIENT, PEER, make_mail
 
 __all__ = ["Outbox", "assert_in_state", "put_in_state", "receive", "receive_data"]
 
@@ -50,7 +49,7 @@ def receive_data(sender: str, recipient: str, data: bytes) -> list[EmailMessage]
     relay: Any = current().relay  # an `Outbox`
     before = len(relay.sent)
     current().deliver(PEER, sender, current().address(recipient), data)
-    return [email.message_from_bytes(envelope.data, policy=default) for envelope in relay.sent[before:]]
+    return [email.message_from_bytes(envelope.data, policy=LENIENT) for envelope in relay.sent[before:]]
 
 
 def assert_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:

@@ -56,6 +56,7 @@ def test_state_without_a_way_out_is_found_and_may_be_declared(run):
     assert "play_in_any_order(end_states=['CONFIRMING', 'SUBSCRIBED'])" in ran.stdout
 
 
+@pytest.mark.cold_start  # in which nothing is imported yet
 def test_any_order_test_can_be_deleted_and_hypothesis_with_it(application):
     app = application()
     (app.folder / "tests" / "test_any_order.py").unlink()

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.application import Application
+from tests import warm
 from tests.baking import APPLICATION, TEMPLATE, without_pytest
 
 HANDLERS = "app/handlers/subscription.py"
@@ -53,15 +52,18 @@ Router.STATE_STORE = Sticky()
         ("test_subscription.py", "config/testing.py", "\nRouter.STATE_STORE = MemoryStorage()\n", STICKY),
     ],
 )
-def test_tests_of_an_application_notice_a_fault_of_its_owner(bake, tests, path, right, wrong):
-    application = Application(bake())
-    plant(application.folder / path, right, wrong)
+def test_tests_of_an_application_notice_a_fault_of_its_owner(application, tests, path, right, wrong):
+    app = application()
+    plant(app.folder / path, right, wrong)
 
-    result = application.run("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}")
+    result = app.run("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}")
 
     assert result.returncode == 1, result.stdout
 
 
+# Whole files, unless one has slow tests.
+TRANSACTIONS = "storage/test_transactions.py::test_{}"
+CLEARED = "testing/test_plugin.py::test_everything_is_cleared_before_every_test_and_before_every_transcript"
 ANY_ORDER = "testing/test_any_order.py::test_fault_is_found_and_told_as_a_short_transcript[{}]"
 COUNTED_TOO_EARLY = """replies = self._limit_replies(message)
             self.reply_limit.count(message.From, replies)
@@ -96,11 +98,21 @@ PACKAGE = [
     ("storage/test_sqlite.py", "storage/sqlite.py", "self.write(here, changes)\n", "pass\n"),
     ("storage/test_sqlite.py", "storage/sqlite.py", "            here.connected.protect()\n", ""),
     ("storage/test_sqlite.py", "storage/sqlite.py", "                here.connected.rollback()\n", COMMITTED_ANYWAY),
-    ("storage/test_transactions.py", "storage/sqlite.py", "cursor.close()", "pass"),
-    ("storage/test_transactions.py", "storage/sqlite.py", "now - HANDLED_KEPT", "0"),
-    ("storage/test_transactions.py", "storage/joined.py", "            self._store(before)\n", ""),
-    ("testing/test_plugin.py", "testing/plugin.py", "    Router.clear_states()\n", ""),
-    ("testing/test_plugin.py", "storage/joined.py", "            self.database.clear()\n", ""),
+    (
+        TRANSACTIONS.format("unfinished_cursors_are_closed_and_the_wal_stays_short"),
+        "storage/sqlite.py",
+        "cursor.close()",
+        "pass",
+    ),
+    (TRANSACTIONS.format("note_is_forgotten_after_a_week"), "storage/sqlite.py", "now - HANDLED_KEPT", "0"),
+    (
+        TRANSACTIONS.format("handler_that_ends_the_transaction_itself_keeps_no_half_of_a_mail"),
+        "storage/joined.py",
+        "            self._store(before)\n",
+        "",
+    ),
+    (CLEARED, "testing/plugin.py", "    Router.clear_states()\n", ""),
+    (CLEARED, "storage/joined.py", "            self.database.clear()\n", ""),
     (ANY_ORDER.format("row that does not wait for the mail"), "testing/any_order.py", "after[1] == own", "True"),
     (ANY_ORDER.format("mail without a note"), "testing/any_order.py", "(result.handlers and data", "(False and data"),
     ("testing/test_transcript.py", "testing/transcript.py", "if sent or (", "if ("),
@@ -136,13 +148,8 @@ def test_tests_of_the_package_pass_in_a_copy_without_a_fault(package):
 def run(package, *tests):
     """Run tests of the package in the copy at `package`; return the `CompletedProcess`."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
-    return subprocess.run(
-        [*command, *(f"tests/mailroom/{name}" for name in tests)],
-        cwd=package,
-        env=without_pytest(os.environ),
-        capture_output=True,
-        text=True,
-    )
+    command += [f"tests/mailroom/{name}" for name in tests]
+    return warm.run(command, package, without_pytest(os.environ))
 
 
 def plant(source, right, wrong):

@@ -23,7 +23,7 @@ from pathlib import Path
 LIBRARIES = """
     salmon.commands environs jinja2 sqlite3 shelve logging.config
     sqlalchemy.dialects.postgresql.psycopg psycopg django.core.management django.contrib.admin
-    django.db.backends.sqlite3.base django.db.migrations.executor unittest.mock
+    django.db.backends.sqlite3.base django.db.migrations.executor pytest hypothesis.stateful
 """.split()
 # A new Python reads these when it starts.
 READ_AT_START = ("PYTHON", "LC_", "LANG")
@@ -161,6 +161,8 @@ def _run(command):
 if __name__ == "__main__":
     for library in LIBRARIES:
         importlib.import_module(library)
+    for library in ("hypothesis", "_hypothesis_globals"):
+        sys.modules[library].__doc__ = "PYTEST_DONT_REWRITE"  # else it warns that it is too late for that
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     program = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from salmon.server import SMTPError
 
 from mailroom import LMTPReceiver, SMTPReceiver
 from mailroom.testing import assert_in_state
@@ -79,13 +80,21 @@ def test_leading_dots_arrive_as_they_were(client, sent):
     assert sent[0].data == MAIL.encode()
 
 
-def test_mail_whose_handler_fails_is_answered_451(client, monkeypatch):
-    monkeypatch.setattr("tests.mailroom.trial_list.answer", None)
+def refuse_oddly(*arguments):
+    raise SMTPError(1000, "no reply code")
+
+
+@pytest.mark.parametrize("answer", [None, refuse_oddly, lambda *arguments: "SUBSCRIBED"])
+def test_mail_whose_handler_fails_is_answered_451_and_the_log_names_the_handler(client, monkeypatch, caplog, answer):
+    monkeypatch.setattr("tests.mailroom.trial_list.answer", answer)
     client.ehlo_or_helo_if_needed()
     client.mail(ALICE)
     client.rcpt(address("news"))
 
     assert client.data(MAIL)[0] == 451
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "tests.mailroom.trial_list.START" in record.getMessage() + str(record.exc_info[1])
+    assert "mail from 'alice@people.example' to 'news@example.com', Message-ID unknown" in record.getMessage()
 
 
 def test_words_after_noop_are_ignored(client):

@@ -16,6 +16,7 @@ from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
 from mailroom.room import Mailroom, message_id
 from mailroom.settings import refuse
+from mailroom.storage import handler_name
 
 LOG = logging.getLogger(__name__)
 
@@ -294,10 +295,13 @@ class _Receiver(asyncore.dispatcher):
             if re.match("[45][0-9][0-9] ", answer):
                 LOG.warning("refused %s: %s%s", mail, answer, f" ({error.__cause__!r})" if error.__cause__ else "")
                 return answer
-            LOG.exception("failed %s", mail)
-        except BaseException:  # SystemExit as well: no handler ends the server
-            LOG.exception("failed %s", mail)
+            self._log_failure(error, mail)
+        except BaseException as error:  # SystemExit as well: no handler ends the server
+            self._log_failure(error, mail)
         return "451 4.3.0 The mail could not be handled now; try again later"
+
+    def _log_failure(self, error: BaseException, mail: str) -> None:
+        LOG.error("%s failed: %s", handler_name(error) or "mailroom", mail, exc_info=error)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:

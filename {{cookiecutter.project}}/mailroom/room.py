@@ -30,7 +30,7 @@ from mailroom.message import Message, read
 from mailroom.relay import Relay
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
-from mailroom.storage import Storage, Tables, Transaction
+from mailroom.storage import Storage, Tables, Transaction, handler_name
 from mailroom.storage.joined import JoinedStorage
 
 LOG = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ def _handle(message: Message) -> None:
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if error.name not in ("__module__", "__name__") or last.f_globals["__name__"] != Router.__module__:
             raise  # it was not the Router that asked for the name of the next state
-        raise TypeError(f"a handler for {message.To} returned {error.obj!r}, which is no handler") from None
+        raise TypeError(f"{handler_name(error)} returned {error.obj!r}, which is no handler") from None
     for key, _, state in message.transaction.changes():
         if not known.has_handler(key, state):
             raise TypeError(f"a handler for {message.To} returned {state}, which has no route in {key}")

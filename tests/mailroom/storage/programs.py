@@ -12,7 +12,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from types import FunctionType
+from types import SimpleNamespace
 
 from salmon.routing import Router
 from salmon.server import SMTPError
@@ -139,18 +139,18 @@ def between_marks(path, *kinds):
 
 def write_slowly(path, seconds):
     """Write a row in a handler, say so, and be slow."""
-    Router.HANDLERS["app.handlers.slow"] = None
     logging.basicConfig(format="%(message)s")
     storage = SQLiteStorage(path)
     storage.create_tables(_posts)
 
-    def SLOW():
+    def SLOW(message):
         transaction.connection.execute("INSERT INTO posts VALUES ('slow')")
         print("written", flush=True)
         time.sleep(float(seconds))
 
     with storage.transaction("alice@people.example") as transaction:
-        FunctionType(SLOW.__code__, {**globals(), "__name__": "app.handlers.slow"}, closure=SLOW.__closure__)()
+        SLOW.__module__ = "app.handlers.slow"
+        Router.call_safely(SLOW, SimpleNamespace(To="slow@example.com"), {})
 
 
 def migrate(path):

@@ -261,11 +261,11 @@ class Storage(StateStorage):
         raise NotImplementedError
 
 
-def handler_name() -> str:
-    """Return the name of the handler that runs in this thread, for the log."""
-    name = "a script"
-    for frame, _ in traceback.walk_stack(sys._getframe()):
-        module = frame.f_globals.get("__name__")
-        if module in Router.HANDLERS:
-            name = f"{module}.{frame.f_code.co_name}"
-    return name
+def handler_name(error: BaseException | None = None) -> str | None:
+    """Return `module.function` of the handler that this thread runs, or that raised `error`; None without one."""
+    frames = traceback.walk_tb(error.__traceback__) if error else traceback.walk_stack(sys._getframe())
+    for frame, _ in frames:
+        if frame.f_code is type(Router).call_safely.__code__:  # the Router's function that calls handlers
+            handler = frame.f_locals["func"]
+            return f"{handler.__module__}.{handler.__name__}"
+    return None

@@ -200,7 +200,7 @@ class SQLiteStorage(Storage):
     def begin(self, here: Transaction) -> Any:
         """Begin to write, unless that has begun; return the `sqlite3.Connection`."""
         if here.connected is None:
-            here.connected, here.handler = self._begin(here), handler_name()
+            here.connected, here.handler = self._begin(here), handler_name() or "a script"
             here.connected.protect()
         elif not here.connected.in_transaction:
             raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")

@@ -55,6 +55,24 @@ def test_handler_that_cannot_be_imported_is_told(application):
     assert re.search(r"\(app/handlers/postmaster\.py:\d+\)$", told)
 
 
+@pytest.mark.parametrize("name", ["app", "config", "mailroom"])
+def test_installed_package_that_salmon_start_would_find_first_is_told(application, tmp_path, name):
+    app = application()
+    (tmp_path / "installed" / name).mkdir(parents=True)
+    other = tmp_path / "installed" / name / "__init__.py"
+    other.touch()
+
+    app.settings["PYTHONPATH"] = tmp_path / "installed"
+    told = check(app)["packages"]
+    started = app.run("salmon", "start", "--no-daemon")
+    app.settings["PYTHONPATH"] = f"{app.folder}:{tmp_path / 'installed'}"
+
+    assert told == f"{other} comes before {name}/ here; uninstall it, or put {app.folder} on PYTHONPATH"
+    assert started.returncode == 1 and name in started.stderr
+    assert check(app) == {}
+    app.start()
+
+
 def test_invalid_setting_is_told(application):
     app = application()
     app.settings["RELAY_PORT"] = "none"

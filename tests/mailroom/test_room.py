@@ -1,5 +1,7 @@
 """One mail through the `Mailroom`: all of its changes, or none."""
 
+import sys
+
 import pytest
 from salmon.routing import Router, route
 from salmon.server import SMTPError
@@ -202,7 +204,7 @@ def test_installed_package_that_hides_the_handlers_ends_the_start_in_one_line(ro
         (tmp_path / folder / "app").mkdir(parents=True)
         (tmp_path / folder / "app" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path / "application")
-    monkeypatch.syspath_prepend(tmp_path / "installed")
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "installed"), *sys.path])
 
     with pytest.raises(SystemExit) as end:
         room.load(["app"])

@@ -27,15 +27,14 @@ def tighten_umask() -> None:
 
 
 def other_package(name: str) -> str | None:
-    """Return where an installed package `name` stands that hides the one in the working folder, or None.
+    """Return where a package `name` is installed that hides the one in the working folder from `salmon start`, or None.
 
-    For `salmon start` the working folder is the last place in which Python looks.
+    There, the working folder is the last place in which Python looks, and that of the script is another.
     """
-    if not Path(name, "__init__.py").exists():
+    spec = PathFinder.find_spec(name, [*sys.path[1:], os.getcwd()])
+    if not Path(name, "__init__.py").exists() or not spec or not spec.origin:
         return None
-    places = [place for place in sys.path if Path(place or ".").resolve() != Path.cwd()]
-    spec = PathFinder.find_spec(name, places)
-    return spec.origin if spec else None
+    return spec.origin if Path(spec.origin).resolve().parent != Path(name).resolve() else None
 
 
 def make_private(folder: str | Path) -> None:

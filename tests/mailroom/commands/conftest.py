@@ -28,7 +28,11 @@ def home(room, tmp_path, monkeypatch):
         (tmp_path / "config" / f"{name}.py").touch()
     for module in modules:
         monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
+    for _ in (
+        "the folder of operate.py",
+        "PYTHONPATH",
+    ):  # before the config of the template, for `salmon start` as well
+        monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     logging.disable(logging.NOTSET)

@@ -19,6 +19,7 @@ from salmon.utils import import_settings
 
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot_quietly
+from mailroom.files import other_package
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
 from mailroom.testing.exchange import with_place
@@ -38,7 +39,7 @@ class Trouble(Exception):
 def check(running: bool, as_json: bool) -> None:
     """Check whether all is well; exit with 1 when it is not.
 
-    This checks user, versions, settings, routes, storage, permissions, relay, host name, and all stored states.
+    This checks user, versions, packages, settings, routes, storage, permissions, relay, host name, and all stored states.
     It writes a state and takes it back, and connects to the relay; it sends no mail.
 
     \b
@@ -81,6 +82,14 @@ def versions() -> str:
     if not salmon.startswith("3.3."):
         raise Trouble(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
     return f"salmon-mail {salmon}, Python {sys.version.split()[0]}"
+
+
+def packages() -> str:
+    """Look for installed packages that `salmon start` would find instead of those in this folder."""
+    for name in ("app", "config", "mailroom"):
+        if other := other_package(name):
+            raise Trouble(f"{other} comes before {name}/ here; uninstall it, or put {Path.cwd()} on PYTHONPATH")
+    return "nothing installed hides app, config or mailroom"
 
 
 def settings() -> str:
@@ -192,4 +201,4 @@ def server() -> str:
     return f"{receiver.host}:{receiver.port} takes mail"
 
 
-CHECKS = user, versions, settings, routes, storage, permissions, relay, host_name
+CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, host_name

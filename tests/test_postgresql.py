@@ -224,7 +224,7 @@ def test_a_role_that_may_not_create_tables_uses_one_that_is_there(workers, postg
     url = worker.settings["STATE_DATABASE"]
     with postgresql.connect(url.rpartition("/")[2]) as connection:
         connection.execute("CREATE ROLE guest LOGIN")
-        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON states TO guest")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON states, handled TO guest")
     worker.settings["STATE_DATABASE"] = url.replace("mail@", "guest@")
 
     worker.start()

@@ -41,11 +41,14 @@ def storage(open_storage):
 
 @pytest.fixture
 def start(path):
-    """A function: start a program of `programs.py` on `path` in a process of its own, killed at the end of the test."""
-    started = []
+    """A function: start a program of `programs.py` in a process of its own, killed at the end of the test.
 
-    def start(program, *arguments):
-        command = [sys.executable, str(PROGRAMS), program, str(path), *map(str, arguments)]
+    It uses the storage at its `path`, a file or a URL, by default that of the fixture `path`.
+    """
+    started, default = [], path
+
+    def start(program, *arguments, path=None):
+        command = [sys.executable, str(PROGRAMS), program, str(path or default), *map(str, arguments)]
         pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
         started.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes))
         return started[-1]

@@ -1,4 +1,4 @@
-"""Programs that use one SQLite file in processes of their own: `python programs.py NAME PATH ...`."""
+"""Programs that use one storage, most an SQLite file, in processes of their own: `python programs.py NAME PATH ...`."""
 
 import faulthandler
 import logging
@@ -54,13 +54,13 @@ def count(path, sender):
 
 def count_rows(path, sender):
     """Handle mail after mail of a sender, each a state, a row and a note, and say each number once it is handled."""
-    storage = SQLiteStorage(path)
+    storage = storage_at(path)
     storage.create_tables(_posts)
     while True:
         with storage.transaction(sender) as transaction:
             number = int((storage.get(KEY, sender)).removeprefix("START") or 0) + 1
             assert not transaction.handled(f"{number} {sender}".encode())
-            transaction.connection.execute("INSERT INTO posts VALUES (?)", (f"{number} {sender}",))
+            execute(transaction, f"INSERT INTO posts VALUES ('{number} {sender}')")
             storage.set(KEY, sender, str(number))
         print(number, flush=True)
 
@@ -172,8 +172,22 @@ def is_noted(path, digest):
         print(transaction.handled(bytes.fromhex(digest)))
 
 
+def storage_at(path):
+    """Return the storage at a path or a URL."""
+    if "://" not in path:
+        return SQLiteStorage(path)
+    from mailroom.storage.sqlalchemy import SQLAlchemyStorage
+
+    return SQLAlchemyStorage(path)
+
+
+def execute(transaction, sql):
+    """Execute a statement on the connection of a transaction, whichever kind it is; return the rows."""
+    return getattr(transaction.connection, "exec_driver_sql", transaction.connection.execute)(sql)
+
+
 def _posts(connection):
-    connection.execute("CREATE TABLE IF NOT EXISTS posts (text TEXT)")
+    getattr(connection, "exec_driver_sql", connection.execute)("CREATE TABLE IF NOT EXISTS posts (text TEXT)")
 
 
 def _posts_once(connection):

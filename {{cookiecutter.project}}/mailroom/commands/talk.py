@@ -100,7 +100,7 @@ def talk(
 
 def copy_of(storage: Storage) -> JoinedStorage:
     """Return a storage in memory with the states and the own tables of another, in which no mail was handled yet."""
-    copy = JoinedStorage(Copy(storage))
+    copy = JoinedStorage(Copy(storage), storage.in_memory())
     if isinstance(storage, SQLiteStorage):
         copy.database.fill(storage)
     return copy

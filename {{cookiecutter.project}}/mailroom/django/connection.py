@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from django.db import DatabaseError, NotSupportedError, OperationalError, connections, transaction
 
 from mailroom.storage.locks import FileLocks, lock_number
-from mailroom.storage.patience import limit_waiting
+from mailroom.storage.servers import limit_waiting
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
 OPENED = "_mail_states_opened"

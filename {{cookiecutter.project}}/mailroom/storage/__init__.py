@@ -69,8 +69,11 @@ class Transaction:
         self.note: bytes | None = None
         self.has_ended = False
         self._read: dict[tuple[str | None, str | None], str] = {}
-        # For the storage: its connection once the transaction of the database has begun, and what to log of that.
+        # For the storage: its connection once the transaction of the database has begun, whether more than states was
+        # written, as far as it knows by itself, and what to log of that.
         self.connected: Any = None
+        self.savepoint: Any = None
+        self.has_written = False
         self.begun_at = 0.0
         self.handler = ""
         self.changes_before = 0
@@ -217,6 +220,9 @@ class Storage(StateStorage):
     def create_tables(self, tables: Tables) -> None:
         """Call `tables(connection)` when the storage opens, to create own tables where they are missing."""
         raise NotImplementedError
+
+    def in_memory(self) -> "Storage | None":
+        """Return an empty storage in memory, whose connection is of the same kind; None where SQLite's will do."""
 
     def read(self, key: str | None, sender: str | None) -> str:
         """Return the stored state, or `START`."""

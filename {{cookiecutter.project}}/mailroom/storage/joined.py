@@ -4,7 +4,7 @@ import ast
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from salmon.routing import MemoryStorage
@@ -16,13 +16,15 @@ from mailroom.storage.sqlite import Connection, SQLiteStorage
 class JoinedStorage(Storage):
     """The states in `states`, which has `get`, `set` and `clear`; the rest in memory, until this process ends.
 
-    It serves one process, one mail at a time. A mail that fails changes no state. When `states` fails in the middle
-    of a commit, what was set before is set back.
+    `database` has the rest, a storage in memory whose connection is of the kind that the handlers use; by default it
+    is an `SQLiteStorage`. It serves one process, one mail at a time. A mail that fails changes no state. When
+    `states` fails in the middle of a commit, what was set before is set back.
     """
 
-    def __init__(self, states: Any) -> None:
+    def __init__(self, states: Any, database: Storage | None = None) -> None:
         self.states = states
-        self.database = MemoryDatabase()
+        self.database = database or MemoryDatabase()
+        self.one_mail = threading.RLock()
 
     def __repr__(self) -> str:
         return repr(self.states)
@@ -30,9 +32,12 @@ class JoinedStorage(Storage):
     def create_tables(self, tables: Tables) -> None:
         self.database.create_tables(tables)
 
+    def in_memory(self) -> Storage | None:
+        return self.database.in_memory()
+
     def clear(self) -> None:
         """Forget every state, and everything in memory."""
-        with self.database.one_mail:
+        with self.one_mail:
             self.states.clear()
             self.database.clear()
 
@@ -44,12 +49,17 @@ class JoinedStorage(Storage):
             yield (*ast.literal_eval(cell), state, None)
 
     def read(self, key: str | None, sender: str | None) -> str:
-        with self.database.one_mail, failing(Exception):
+        with self.one_mail, failing(Exception):
             state: str = self.states.get(key, sender)
             return state
 
-    def lock(self, here: Transaction) -> AbstractContextManager[Any]:
-        return self.database.one_mail
+    def open(self) -> None:
+        self.database.open()
+
+    @contextmanager
+    def lock(self, here: Transaction) -> Iterator[None]:
+        with self.one_mail, self.database.lock(here):
+            yield
 
     def begin(self, here: Transaction) -> Any:
         return self.database.begin(here)
@@ -66,7 +76,9 @@ class JoinedStorage(Storage):
         before = [(key, sender, self.read(key, sender)) for key, sender, _ in changes]
         try:
             self._store(changes)
-            self.database.commit_beside(here, bool(changes))
+            here.has_written |= bool(changes)
+            here.states.clear()
+            self.database.commit(here)
         except BaseException:
             self._store(before)
             raise
@@ -85,7 +97,7 @@ class MemoryDatabase(SQLiteStorage):
 
     def __init__(self) -> None:
         super().__init__(":memory:")
-        self.one_mail = threading.RLock()
+        self._one_call = threading.RLock()
         self._watch: Any = _NoFiles()
         self._memory: Connection | None = None
 
@@ -103,17 +115,11 @@ class MemoryDatabase(SQLiteStorage):
     def close(self) -> None:
         """Keep it: nothing else has it."""
 
-    def commit_beside(self, here: Transaction, has_changed: bool) -> None:
-        """Commit own tables and the note, beside states that are kept elsewhere."""
-        if has_changed or here.connected is not None:
-            self.begin(here)
-            with self._failing():
-                here.connected.unprotect()
-                here.changes_before -= has_changed  # a mail that changes a state is noted
-                self._commit(here)
+    def lock(self, here: Transaction) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def _fetch(self, *arguments: Any, **options: Any) -> list[Any]:
-        with self.one_mail:
+        with self._one_call:
             return super()._fetch(*arguments, **options)
 
     def _connection(self) -> Connection:

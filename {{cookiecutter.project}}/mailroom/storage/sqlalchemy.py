@@ -1,32 +1,58 @@
-"""States in one table of a database server, for any number of machines.
+"""States and own tables in a database server, for any number of machines.
 
-SQLAlchemy finds the driver, writes the SQL and keeps the connections. The statements then go to the
+SQLAlchemy finds the driver, writes the SQL and keeps the connections. Our own statements then go to the
 driver itself: to pass them through SQLAlchemy takes longer than the server needs for a `get`.
 """
 
 import os
-import threading
+import time
 import weakref
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import groupby, islice
-from operator import itemgetter, methodcaller
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import sqlalchemy
 from salmon.routing import ROUTE_FIRST_STATE
-from salmon.server import SMTPError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Column, Connection, Double, Engine, event
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from mailroom.settings import PASSWORD_IN_URL
-from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE, Storage, StorageError, checked, failing
-from mailroom.storage.databases import DATABASES, text
+from mailroom.storage import (
+    HANDLED_KEPT,
+    MAX_KEY,
+    MAX_SENDER,
+    MAX_STATE,
+    Row,
+    Storage,
+    StorageError,
+    StoredRow,
+    Tables,
+    Transaction,
+    checked,
+    current,
+    failing,
+)
+from mailroom.storage.databases import DATABASES, Database, text
 from mailroom.storage.locks import lock_number
+from mailroom.storage.servers import has_written, refuse_end
 
+SWEEP_INTERVAL = 3600  # seconds
+PREPARE_PATIENCE = 60  # seconds, while other workers create the tables
+
+METADATA = sqlalchemy.MetaData()
 STATES = sqlalchemy.Table(
     "states",
-    sqlalchemy.MetaData(),
-    sqlalchemy.Column("key", text(MAX_KEY), primary_key=True),
-    sqlalchemy.Column("sender", text(MAX_SENDER), primary_key=True),
-    sqlalchemy.Column("state", text(MAX_STATE), nullable=False),
+    METADATA,
+    Column("key", text(MAX_KEY), primary_key=True),
+    Column("sender", text(MAX_SENDER), primary_key=True),
+    Column("state", text(MAX_STATE), nullable=False),
+    Column("changed", Double, nullable=False),  # seconds since the epoch
+)
+HANDLED = sqlalchemy.Table(
+    "handled", METADATA, Column("digest", text(64), primary_key=True), Column("at", Double, nullable=False, index=True)
 )
 key, sender = sqlalchemy.bindparam("key"), sqlalchemy.bindparam("sender")
 ROW = sqlalchemy.and_(STATES.c.key == key, STATES.c.sender == sender)
@@ -37,189 +63,266 @@ PAGE = (
     .offset(sqlalchemy.literal_column("0"))  # which SQLite's dialect would add as a parameter
 )
 STATEMENTS = {
-    "select": sqlalchemy.select(STATES.c.state).where(ROW),
-    "delete": STATES.delete().where(ROW),
-    "clear": STATES.delete(),
+    "select": sqlalchemy.select(STATES.c.state, STATES.c.changed).where(ROW),
     "select first page": PAGE,
     "select next page": PAGE.where(sqlalchemy.tuple_(STATES.c.key, STATES.c.sender) > sqlalchemy.tuple_(key, sender)),
+    "select note": sqlalchemy.select(HANDLED.c.at).where(HANDLED.c.digest == sqlalchemy.bindparam("digest")),
+    "delete": STATES.delete().where(ROW),
+    "note": HANDLED.insert(),
+    "sweep": HANDLED.delete().where(HANDLED.c.at < sqlalchemy.bindparam("before")),
 }
+T = TypeVar("T")
 
 
 class SQLAlchemyStorage(Storage):
-    """States in the table `states` of the database at `url`, created at first use when it is missing.
+    """States and own tables in the database at `url`; what is missing there is created at the first use.
 
     `url` is one of SQLAlchemy's, for PostgreSQL, MariaDB or, for tests, SQLite; `postgresql://` means
     psycopg 3, and the query is for the driver. The time-outs are in whole seconds: to connect, for each
-    statement, and for the lock of a sender.
-
-    A transaction has states only: `begin` raises `NotImplementedError`.
+    statement, and for the lock of a sender. The connection of a transaction is a `sqlalchemy.Connection`.
     """
 
-    _engine = None
+    _engine: Engine
+    _is_open = False
+    _next_sweep = 0.0
 
-    def __init__(self, url, protected=False, connect_timeout=3, statement_timeout=5, lock_timeout=2):
+    def __init__(
+        self,
+        url: str,
+        protected: bool = False,
+        connect_timeout: int = 3,
+        statement_timeout: int = 5,
+        lock_timeout: int = 2,
+    ) -> None:
         self.url = url
         self.protected = protected
         self.timeouts = connect_timeout, statement_timeout, lock_timeout
         self._shown = PASSWORD_IN_URL.sub("***", str(url))
-        self._here = _Here()
+        self._tables: list[Tables] = []
 
-    def open(self):
-        if self._engine is None:
-            with failing(Exception):  # whatever a driver makes of a URL
-                self._connect()
-
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
 
-    def read(self, key, sender):
-        rows = self._run(self._execute, "select", checked(key, sender)[:2])
-        return rows[0][0] if rows else ROUTE_FIRST_STATE
+    def open(self) -> None:
+        if not self._is_open:
+            with failing(Exception):  # whatever a driver makes of a URL
+                self._connect()
+                self._prepare()
 
-    def set_all(self, rows):
-        changes = (_change(*row) for row in rows)
-        with self._transaction():
-            # By the same order everywhere, so that two of these do not wait for each other.
-            while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
-                self._run(self._execute_all, some)
-
-    def clear(self):
-        self.refuse_when_protected()
-        self._run(self._execute, "clear")
-
-    def rows(self):
-        rows = self._run(self._execute, "select first page")
-        while rows:
-            yield from ((*row, None) for row in rows)
-            rows = self._run(self._execute, "select next page", rows[-1][:2])
-
-    @contextmanager
-    def lock(self, here):
-        """Lock the sender and begin the transaction of the database, which ends with the block."""
-        number = here.sender is not None and not here.stateless and lock_number(checked("", here.sender)[1])
-        with self._transaction():
-            if number:
-                self._run(self._lock, number)
-            yield
-
-    def commit(self, here):
-        self.set_all(here.changes())
-
-    def rollback(self, here):
-        """The block of `lock` does it."""
-
-    def close(self):
-        if self._engine is not None:
+    def close(self) -> None:
+        if self._is_open:
             self._engine.dispose()
 
-    def _connect(self):
-        connect_timeout, statement_timeout, _ = self.timeouts
-        self._database, url = _parsed(self.url)
-        arguments = self._database.arguments(url.query, *self.timeouts)
-        arguments = {name: value for name, value in arguments.items() if name == "options" or name not in url.query}
+    def create_tables(self, tables: Tables) -> None:
+        self._tables.append(tables)
+        self._is_open = False
+
+    def in_memory(self) -> "SQLAlchemyStorage":
+        return SQLAlchemyStorage("sqlite://")
+
+    def clear(self) -> None:
+        """Forget every state and note; in a database in memory, everything."""
+        self.refuse_when_protected()
+        self.open()
+        if self._database.is_in_memory:
+            self._engine.dispose()
+            self._is_open = False
+            return
+        with self.transaction() as here:
+            connection = self.begin(here)
+            for table in (STATES, HANDLED):
+                connection.execute(table.delete())
+
+    def read(self, key: str | None, sender: str | None) -> str:
+        rows = self._fetch("select", checked(key, sender)[:2])
+        return rows[0][0] if rows else ROUTE_FIRST_STATE
+
+    def changed(self, key: str | None, sender: str | None) -> float | None:
+        rows = self._fetch("select", checked(key, sender)[:2])
+        return rows[0][1] if rows else None
+
+    def rows(self) -> Iterator[StoredRow]:
+        rows = self._fetch("select first page")
+        while rows:
+            yield from (tuple(row) for row in rows)
+            rows = self._fetch("select next page", rows[-1][:2])
+
+    def is_handled(self, digest: bytes) -> bool:
+        return bool(self._fetch("select note", [digest.hex()]))
+
+    @contextmanager
+    def lock(self, here: Transaction) -> Iterator[None]:
+        """Lock the sender within the transaction of the database, which begins here or at the first use."""
+        self.open()
+        if here.sender is not None and not here.stateless:
+            self._begin(here, lock_number(checked("", here.sender)[1]))
+        yield
+
+    def begin(self, here: Transaction) -> Connection:
+        """Return the `Connection`, in a savepoint: a `Session` can be bound to it, and commits nothing."""
+        if here.connected is None:
+            self._begin(here)
+        if here.savepoint is None:
+            with self._failing():
+                here.savepoint = here.connected.begin_nested()
+        if here.connected.invalidated or not here.savepoint.is_active:
+            raise StorageError from InvalidRequestError("the database has rolled this transaction back")
+        return here.connected
+
+    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
+        changes = (_change(*row, time.time()) for row in rows)
+        with self._failing():
+            # By the same order everywhere, so that two of these do not wait for each other.
+            while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
+                for statement, group in groupby(some, key=itemgetter(0)):
+                    _cursor(here.connected).executemany(self._sql[statement], [row for _, row in group])
+
+    def commit(self, here: Transaction) -> None:
+        changes = here.changes()
+        if here.connected is None:
+            if not changes and not here.has_written:
+                return
+            self._begin(here)
+        with self._failing():
+            if here.savepoint is not None:
+                here.savepoint.commit()  # it fails where the database, or the handler, has ended the transaction
+            self.write(here, changes)
+            if here.note and (changes or here.has_written):
+                _cursor(here.connected).execute(self._sql["note"], (here.note.hex(), time.time()))
+            connection, here.connected = here.connected, None
+            with connection:
+                connection.commit()
+        self._sweep()
+
+    def rollback(self, here: Transaction) -> None:
+        if here.connected is not None:
+            connection, here.connected = here.connected, None
+            try:
+                connection.connection.rollback()  # of the driver: after a commit that was refused, SQLAlchemy does none
+            except Exception:
+                if not connection.closed:
+                    connection.invalidate()
+            connection.close()
+
+    def _connect(self) -> None:
+        self._database = _database(self.url, *self.timeouts)
+        arguments = self._database.options()
         engine = sqlalchemy.create_engine(
-            url,
+            self._database.url,
             isolation_level="AUTOCOMMIT",
             paramstyle=self._database.paramstyle,
-            pool_timeout=connect_timeout,
-            pool_reset_on_return=None,
+            **({"poolclass": StaticPool} if self._database.is_in_memory else {"pool_timeout": self.timeouts[0]}),
             connect_args=arguments,
         )
-        self._database.prepare(engine, statement_timeout)
+        self._database.prepare(engine)
+        for name in ("commit", "rollback", "before_cursor_execute"):
+            event.listen(engine, name, _before)
+        event.listen(engine, "after_cursor_execute", _after)
         statements = {**STATEMENTS, "upsert": self._database.upsert(STATES)}
         self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
-        self._sql["begin"] = self._database.begin
-        try:
-            STATES.create(engine, checkfirst=True)
-        except SQLAlchemyError:  # another worker may be faster
-            if not sqlalchemy.inspect(engine).has_table(STATES.name):
-                raise
         self._engine = engine
         _storages.add(self)
 
-    def _execute(self, connection, statement, parameters=()):
-        cursor = connection.cursor()
-        cursor.execute(self._sql[statement], parameters)
-        return cursor.fetchall() if statement.startswith("select") else None
+    def _prepare(self) -> None:
+        """Create what is missing, or add it to the tables of version 0.1. Other workers may start at the same moment."""
+        here, deadline = Transaction(self, None, False), time.monotonic() + PREPARE_PATIENCE
+        while here.connected is None:
+            try:
+                self._begin(here, lock_number(METADATA.tables.keys()))
+            except StorageError as error:
+                if not isinstance(error.__cause__, TimeoutError) or time.monotonic() > deadline:
+                    raise
+        with here.connected as connection:
+            METADATA.create_all(connection)
+            columns = [column["name"] for column in sqlalchemy.inspect(connection).get_columns(STATES.name)]
+            if "changed" not in columns:  # a constant default changes no row, be there a million
+                column = sqlalchemy.schema.CreateColumn(STATES.c.changed).compile(dialect=self._engine.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE states ADD COLUMN {column} DEFAULT {time.time():.0f}")
+            for tables in self._tables:
+                tables(connection)
+            connection.commit()
+        self._is_open = True
 
-    def _execute_all(self, connection, changes):
-        for statement, some in groupby(changes, key=itemgetter(0)):
-            connection.cursor().executemany(self._sql[statement], [parameters for _, parameters in some])
-
-    def _lock(self, connection, number):
-        self._database.lock(connection.cursor(), number, self.timeouts[-1])
-
-    @contextmanager
-    def _transaction(self):
-        """Hold a transaction for this thread, or stay in the one that it holds."""
-        if self._here.connection is not None:
-            yield
-            return
-        self.open()
+    def _begin(self, here: Transaction, number: int | None = None) -> None:
         with self._failing():
-            connection, _ = self._first_use(self._execute, "begin")
-        self._here.connection = connection
-        try:
-            yield
-            self._run(methodcaller("commit"))
-        except BaseException:
-            with suppress(SMTPError):
-                self._run(methodcaller("rollback"))
-            raise
-        finally:
-            self._here.connection = None
-            connection.close()
+            begin = self._database.begin
+            here.connected, _ = self._first_use(lambda connection: begin(_cursor(connection), number))
+            here.connected.begin()
 
-    def _run(self, work, *arguments):
-        """Return `work(connection, *arguments)`, in the transaction of this thread or by itself."""
+    def _fetch(self, statement: str, parameters: Sequence = ()) -> list:
+        """Return the rows of a statement, in the transaction of this thread or by itself."""
         self.open()
+
+        def fetch(connection: Connection) -> list:
+            cursor = _cursor(connection)
+            cursor.execute(self._sql[statement], parameters)
+            return cursor.fetchall()
+
+        connected = current() and current().connected
         with self._failing():
-            connection = self._here.connection
-            if connection is None:
-                connection, result = self._first_use(work, *arguments)
+            if getattr(connected, "engine", None) is not self._engine:
+                connection, rows = self._first_use(fetch)
                 connection.close()
-                return result
-            if not connection.is_valid:
+                return rows
+            if connected.invalidated:
                 raise StorageError
             try:
-                return work(connection, *arguments)
+                return fetch(connected)
             except BaseException:
-                connection.invalidate()  # nothing more happens in this transaction
+                connected.invalidate()  # nothing more happens in this transaction
                 raise
 
-    def _first_use(self, work, *arguments, again=True):
-        """Return a connection, and `work(connection, *arguments)` as its first use.
+    def _first_use(self, work: Callable[[Connection], T]) -> tuple[Connection, T]:
+        """Return a connection, and `work(connection)` as its first use.
 
         That the server closed a connection in the meantime, for a restart, shows at this use only.
         Nothing has happened then, or nothing that may not happen twice: try again on a new one.
         """
-        connection = self._engine.raw_connection()
-        try:
-            return connection, work(connection, *arguments)
-        except BaseException as error:
-            closed = self._engine.dialect.is_disconnect(error, connection.driver_connection, None)
-            connection.invalidate()
-            if not closed or not again:
-                raise
-            self.close()
-        return self._first_use(work, *arguments, again=False)
+        for is_last in (False, True):
+            connection = self._engine.connect()
+            try:
+                return connection, work(connection)
+            except BaseException as error:
+                driver = connection.connection.driver_connection
+                is_closed = self._engine.dialect.is_disconnect(error, driver, None)
+                connection.invalidate()
+                connection.close()
+                if not is_closed or is_last:
+                    raise
+                self._engine.dispose()
+        raise AssertionError
 
-    def _failing(self):
+    def _sweep(self) -> None:
+        """Forget now and then which mails were handled long ago."""
+        now = time.time()
+        if now > self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL
+            with suppress(StorageError), self._failing(), self._engine.connect() as connection:
+                _cursor(connection).execute(self._sql["sweep"], (now - HANDLED_KEPT,))
+
+    def _failing(self) -> AbstractContextManager[None]:
         driver = self._engine.dialect.loaded_dbapi
         return failing((driver.Error, SQLAlchemyError), driver.DataError)
 
 
-class _Here(threading.local):
-    """The connection of the transaction that this thread is in."""
-
-    connection = None
+def _cursor(connection: Connection) -> Any:
+    return connection.connection.cursor()
 
 
-def _parsed(url):
-    """Return the database that a URL is for, and the `sqlalchemy.URL`.
+def _before(connection: Connection, cursor: Any = None, statement: str = "COMMIT", *arguments: Any) -> None:
+    here = current()
+    if here is not None and here.connected is connection:
+        refuse_end(statement)
 
-    Raises `ValueError`, without what may be a part of a password.
-    """
+
+def _after(connection: Connection, cursor: Any, statement: str, *arguments: Any) -> None:
+    here = current()
+    if here is not None and here.connected is connection:
+        here.has_written |= has_written(statement, cursor.rowcount)
+
+
+def _database(url: str, *timeouts: int) -> Database:
+    """Return the database that a URL is for. Raises `ValueError`, without what may be a part of a password."""
     try:
         parsed = sqlalchemy.make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -230,23 +333,20 @@ def _parsed(url):
         )
     for database in DATABASES:
         if parsed.drivername in database.names:
-            return database, parsed.set(drivername=database.names[0])
+            return database(parsed, *timeouts)
     raise ValueError("it must begin with postgresql:// (psycopg 3), mariadb:// (PyMySQL) or sqlite:///")
 
 
-def _change(*row):
-    key, sender, state = checked(*row)
-    if state == ROUTE_FIRST_STATE:
-        return "delete", (key, sender)
-    return "upsert", (key, sender, state)
+def _change(key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple]:
+    row = checked(key, sender, state)
+    return ("delete", row[:2]) if state == ROUTE_FIRST_STATE else ("upsert", (*row, now))
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     # The connections are the parent's.
     for storage in list(_storages):
         storage._engine.dispose(close=False)
-        storage._here = _Here()
 
 
-_storages = weakref.WeakSet()
+_storages: weakref.WeakSet[SQLAlchemyStorage] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_after_fork_in_child)

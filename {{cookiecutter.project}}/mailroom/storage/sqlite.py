@@ -222,7 +222,7 @@ class SQLiteStorage(Storage):
         changes = here.changes()
         if here.connected is not None:
             self.begin(here)  # it still is
-        elif changes:
+        elif changes or here.has_written:
             here.connected = self._begin(here)
         else:
             return
@@ -233,7 +233,7 @@ class SQLiteStorage(Storage):
 
     def _commit(self, here: Transaction) -> None:
         connection = here.connected
-        if here.note and connection.total_changes != here.changes_before:
+        if here.note and (here.has_written or connection.total_changes != here.changes_before):
             connection.execute("INSERT INTO handled VALUES (?, ?)", (here.note, time.time()))
             self._sweep(connection)
         self._watch.check()

@@ -11,6 +11,7 @@ is attached.
 import inspect
 import io
 import re
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from salmon.routing import ROUTE_FIRST_STATE, MemoryStorage, Router
 
 from mailroom.loops import ReplyLimit
 from mailroom.room import current
+from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.testing.exchange import Exchange, Move, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
@@ -36,6 +38,7 @@ SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
 CRASHES = ["a crash before the states are kept", "a crash before own tables are kept"]
 MAILS = 30  # in each conversation
+OURS = re.compile("(sqlite_.*|states|handled|mail_states_.*|django_migrations)$")  # tables
 Mail = tuple[str, str, list[tuple[str, str]], str]  # sender, recipient, headers, text
 FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
@@ -91,7 +94,8 @@ class _Conversation(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self.states = _NotedStates(MemoryStorage())
+        attached = Router.STATE_STORE
+        self.states = _NotedStates(MemoryStorage(), attached.in_memory() if isinstance(attached, Storage) else None)
         self.rows = self.states.states.states
         self.mails: list[Mail] = []
         self.kept: set[bytes] = set()  # the octets of mails that have changed something
@@ -102,7 +106,7 @@ class _Conversation(ExitStack):
             "the relay is down": patch.object(current().relay, "send_now", _fail),
             "the last line of the handler is wrong": patch.object(self.states, "set", _fail),
             CRASHES[0]: patch.object(self.states.states, "set", _fail),
-            CRASHES[1]: patch.object(self.states.database, "commit_beside", _fail),
+            CRASHES[1]: patch.object(self.states.database, "commit", _fail),
         }
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
         self.enter_context(patch.object(current(), "_storage", self.states))
@@ -168,9 +172,12 @@ class _Conversation(ExitStack):
     def _own_tables(self) -> dict[str, list[Any]]:
         """Return the rows of each table in the database, except for those of the package and of SQLite."""
         with self.states.transaction() as here:
-            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-            names = {name for (name,) in here.connection.execute(query)} - {"states", "handled"}
-            return {name: here.connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+            connection = here.connection  # or what wraps that of SQLite
+            while not isinstance(connection, sqlite3.Connection):
+                connection = getattr(connection, "driver_connection", None) or connection.connection
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            names = {name for (name,) in connection.execute(query) if not OURS.match(name)}
+            return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
     def _promise(self, kept: object, promise: str) -> None:
         """Raise `BrokenPromise` unless it is kept; its transcript leaves out the trouble before."""
@@ -189,8 +196,8 @@ class _Conversation(ExitStack):
 class _NotedStates(JoinedStorage):
     """Notes in `returned` which states the handlers return."""
 
-    def __init__(self, storage: MemoryStorage) -> None:
-        super().__init__(storage)
+    def __init__(self, states: MemoryStorage, database: Storage | None) -> None:
+        super().__init__(states, database)
         self.returned: dict[str, str] = {}
 
     def set(self, key: str | None, sender: str | None, state: str) -> None:

@@ -189,23 +189,28 @@ class OwnTablesContract(TransactionContract):
 
     DIGEST = b"0123456789abcdef"
 
+    def execute(self, connection: Any, sql: str) -> Any:
+        """Execute a statement on the connection of a transaction, and return what it returns, an iterable of rows."""
+        return connection.execute(sql)
+
     @pytest.fixture
     def posts(self, storage: Any) -> Posts:
         """A table of your own, `posts`; return a function that returns its rows."""
 
         def tables(connection: Any) -> None:
-            connection.execute("CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
+            self.execute(connection, "CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
 
         def posts() -> list[str]:
             with storage.transaction() as transaction:
-                return [text for (text,) in transaction.connection.execute("SELECT text FROM posts ORDER BY text")]
+                rows = self.execute(transaction.connection, "SELECT text FROM posts ORDER BY text")
+                return [text for (text,) in rows]
 
         storage.create_tables(tables)
         return posts
 
     def write(self, transaction: Transaction, text: str = "hello") -> None:
         """Write a row of your own."""
-        transaction.connection.execute(f"INSERT INTO posts VALUES ('{text}')")
+        self.execute(transaction.connection, f"INSERT INTO posts VALUES ('{text}')")
 
     def test_own_rows_are_kept_with_the_states(self, storage: Any, posts: Posts) -> None:
         with storage.transaction(ALICE) as transaction:

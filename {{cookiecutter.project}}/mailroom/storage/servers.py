@@ -1,0 +1,70 @@
+"""What both storages in a database server know of it: how long to wait for it, and what a handler may not do there."""
+
+import re
+import time
+import weakref
+from collections.abc import Generator
+from typing import Any
+
+# Of the statements of a handler: those that would end the transaction of the mail, and those that write nothing.
+ENDS = re.compile(r"\s*(BEGIN|START|COMMIT|END|ABORT|ROLLBACK(?!\s+TO\b)|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
+READS = re.compile(r"\s*(SELECT|SHOW|EXPLAIN|VALUES|SET|PRAGMA|SAVEPOINT|RELEASE|ROLLBACK)\b", re.IGNORECASE)
+
+
+def refuse_end(statement: str) -> None:
+    """Raise `RuntimeError` for a statement that would commit half a mail, or undo it."""
+    if ENDS.match(statement):
+        raise RuntimeError("the transaction of a mail ends with the mail; a handler does not commit or roll back")
+
+
+def has_written(statement: str, rowcount: int) -> bool:
+    """Return whether a statement has changed something; DDL and the like, whose rows nobody counts, always has."""
+    return rowcount != 0 and not READS.match(statement)
+
+
+def limits_in_postgresql(statement_timeout: float, lock_timeout: float, options: str = "") -> list[str]:
+    """Return the statements that limit how long a transaction waits, in seconds, except for what `options` names.
+
+    They hold for the transaction: a pooler gives the session to somebody else after it.
+    """
+    limits = {
+        "statement_timeout": round(statement_timeout * 1000),
+        "lock_timeout": round(lock_timeout * 1000),
+        # By these the server sees within 20 seconds that a machine has gone, and releases its locks.
+        "tcp_keepalives_idle": 5,
+        "tcp_keepalives_interval": 5,
+        "tcp_keepalives_count": 3,
+    }
+    return [f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in options]
+
+
+def limit_waiting(connection: Any, seconds: float) -> None:
+    """Let a connection of psycopg 3 close itself and raise `OperationalError` when no answer comes for `seconds`.
+
+    A server that hangs, or that the network was cut off from, ends no statement, whatever its time-outs are.
+    """
+    wait = type(connection).wait
+    connection = weakref.proxy(connection)  # it will hold what waits
+
+    def limited(generator: Generator, *arguments: Any, **options: Any) -> Any:
+        return wait(connection, _limited(generator), *arguments, **options)
+
+    def _limited(generator: Generator) -> Generator:
+        deadline = time.monotonic() + seconds
+        try:
+            wanted = next(generator)
+            while True:
+                ready = yield wanted  # psycopg resumes with nothing every 0.1 s
+                if not ready and time.monotonic() > deadline:
+                    connection.close()
+                    raise connection.OperationalError(f"no answer of the server within {seconds} seconds")
+                wanted = generator.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    connection.wait = limited
+
+
+def is_pooled(connection: Any, backend: int) -> bool:
+    """Return whether a connection of psycopg 3 goes to a pooler such as PgBouncer, and not to the server's `backend`."""
+    return connection.info.backend_pid != backend

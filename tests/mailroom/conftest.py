@@ -1,6 +1,8 @@
-"""A `Mailroom` with the handlers of `trial_list`, new for every test."""
+"""A `Mailroom` with the handlers of `trial_list`, new for every test, and programs in processes of their own."""
 
 import re
+import subprocess
+import sys
 from copy import deepcopy
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -12,6 +14,7 @@ from salmon.routing import MemoryStorage, Router
 
 from mailroom import Mailroom
 from mailroom.testing import Outbox
+from tests.mailroom.storage import ENVIRONMENT, PROGRAMS
 
 NAME = "tests.mailroom.trial_list"
 ROUTES = {"REGISTERED": {}, "ORDER": [], "HANDLERS": {}, "DEFAULT_CAPTURES": {"host": re.escape("example.com")}}
@@ -42,3 +45,29 @@ def room():
 def sent(room):
     """What the application sent: a list of `mailroom.relay.Envelope`s."""
     return room.relay.sent
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a storage may create its file; the folder is not there yet."""
+    return tmp_path / "run" / "states.sqlite3"
+
+
+@pytest.fixture
+def start(path):
+    """A function: start a program of `programs.py` in a process of its own, killed at the end of the test.
+
+    It uses the storage at its `path`, a file or a URL, by default that of the fixture `path`.
+    """
+    started, default = [], path
+
+    def start(program, *arguments, path=None):
+        command = [sys.executable, str(PROGRAMS), program, str(path or default), *map(str, arguments)]
+        pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
+        started.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

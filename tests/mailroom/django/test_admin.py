@@ -1,6 +1,5 @@
 """What a person sees and does in the admin. Django's own `manage.py test` can run this in any site that has the app."""
 
-from contextlib import contextmanager
 from unittest import skipUnless
 from unittest.mock import patch
 
@@ -16,6 +15,7 @@ from salmon.routing import Router
 from mailroom import handlers
 from mailroom.django import admin
 from mailroom.django.models import State
+from mailroom.storage import StorageError
 
 NEWS, DEV = "app.handlers.subscription:news", "app.handlers.subscription:dev"
 ROWS = [
@@ -126,19 +126,20 @@ class Pages(TestCase):
         self.assertEqual(State.objects.count(), len(ROWS) - 1)
 
     def test_back_to_start_names_senders_whose_mail_is_being_handled(self):
-        with patch.object(admin, "conversation", side_effect=TimeoutError):
+        with patch.object(admin.DjangoStorage, "lock", side_effect=StorageError):
             answer = self.act("back_to_start", *State.objects.filter(key=DEV), confirmed="yes")
         self.assertContains(answer, "please try again: alice@people.example (app.handlers.subscription:dev).")
         self.assertEqual(State.objects.count(), len(ROWS))
 
     def test_back_to_start_leaves_a_state_that_changed_meanwhile(self):
-        @contextmanager
-        def lock(sender, using):  # a mail had it first
-            State.objects.filter(sender=sender).update(state="SUBSCRIBED")
-            yield
+        lock = admin.DjangoStorage.lock
+
+        def slow_lock(storage, here):  # a mail had it first
+            State.objects.filter(sender=here.sender).update(state="SUBSCRIBED")
+            return lock(storage, here)
 
         bob = State.objects.get(sender="bob@people.example")
-        with patch.object(admin, "conversation", lock):
+        with patch.object(admin.DjangoStorage, "lock", slow_lock):
             self.assertContains(self.act("back_to_start", bob, confirmed="yes"), "Back to START: 0.")
         bob.refresh_from_db()
         self.assertEqual(bob.state, "SUBSCRIBED")

@@ -11,10 +11,12 @@ from salmon.routing import Router
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.storage.contracts import OurSharedStorageContract
+from tests.mailroom.storage.programs import execute
+from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
 
 pymysql.install_as_MySQLdb()  # Django asks for another driver
 
@@ -44,6 +46,7 @@ def server(request, databases):
 def storage(server):
     storage = DjangoStorage()
     storage.clear()
+    execute(connection, "DROP TABLE IF EXISTS posts")
     yield storage
     storage.close()
 
@@ -55,7 +58,10 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurSharedStorageContract):
+class TestOnAServer(OurSharedStorageContract, OwnTablesContract):
+    def execute(self, connection, sql):
+        return execute(connection, sql)
+
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage()
@@ -246,3 +252,9 @@ def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(storage):
         done.set()
         thread.join(30)
     assert storage.get(KEY, ALICE) == "START"
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_state_own_row_and_note_survive_a_kill_together_or_not_at_all(start, server, databases, storage):
+    for acknowledged in killed_again_and_again(start, "count_rows", f"django:{databases(server)}"):
+        assert_whole(storage, acknowledged)

@@ -2,15 +2,24 @@
 
 import os
 import shutil
+import sqlite3
+import time
+from contextlib import suppress
+from datetime import datetime, timezone
 
 import pytest
 from django.core.management import call_command
+from django.db import DatabaseError, IntegrityError, transaction
 from salmon.routing import Router
 
+from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, refused
+from mailroom.storage import HANDLED_KEPT, StorageError, current
+from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.storage.contracts import OurSharedStorageContract
+from tests.mailroom.storage.programs import execute
+from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
 
 
 @pytest.fixture
@@ -18,7 +27,10 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract):
+class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract):
+    def execute(self, connection, sql):
+        return execute(connection, sql)
+
     @pytest.fixture
     def reopen(self):
         return lambda storage: DjangoStorage(storage.using)
@@ -71,6 +83,132 @@ class TestDjangoStorage(OurSharedStorageContract):
             storage.set(KEY, BOB, "SUBSCRIBED")
         storage.set(KEY, BOB, "SUBSCRIBED")
         assert list(DjangoStorage(storage.using)) == [(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")]
+
+
+def order(text):
+    return State(key="order", sender=text, state="PAID")
+
+
+ENDS = {
+    "transaction.commit": lambda connection: transaction.commit(connection.alias),
+    "transaction.rollback": lambda connection: transaction.rollback(connection.alias),
+    "commit of the connection": lambda connection: connection.commit(),
+    "set_autocommit": lambda connection: connection.set_autocommit(True),
+    "set_rollback": lambda connection: connection.set_rollback(True),
+    "close": lambda connection: connection.close(),
+    "COMMIT": lambda connection: execute(connection, " commit"),
+    "ROLLBACK": lambda connection: execute(connection, "ROLLBACK"),
+    "BEGIN": lambda connection: execute(connection, "BEGIN IMMEDIATE"),
+}
+
+
+@pytest.mark.parametrize("then", ["fails", "goes on"])
+@pytest.mark.parametrize("end", ENDS)
+def test_handler_that_ends_the_transaction_itself_keeps_no_half_of_a_mail(storage, end, then):
+    orders = State.objects.using(storage.using).filter(key="order")
+    with suppress(ZeroDivisionError, StorageError), storage.transaction(ALICE) as here:
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        order("before").save(using=storage.using)
+        with suppress(DatabaseError, RuntimeError):
+            ENDS[end](here.connection)
+        with suppress(DatabaseError):
+            order("after").save(using=storage.using)
+        if then == "fails":
+            raise ZeroDivisionError
+    kept = [state.sender for state in orders.order_by("sender")]
+    if then == "goes on" and kept:
+        assert kept == ["after", "before"]
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+    else:
+        assert kept == []
+        assert storage.get(KEY, ALICE) == "START"
+
+
+def test_error_that_a_handler_catches_around_an_atomic_undoes_that_alone(storage):
+    orders = State.objects.using(storage.using).filter(key="order")
+    with storage.transaction(ALICE):
+        with transaction.atomic(storage.using):
+            order("kept").save(using=storage.using)
+        for sender in ("undone", "kept"):
+            with suppress(IntegrityError), transaction.atomic(storage.using):
+                order(sender).save(using=storage.using)
+                order("kept").save(using=storage.using)
+    assert [state.sender for state in orders] == ["kept"]
+
+
+def test_on_commit_runs_after_the_commit_of_the_mail_and_only_then(storage, caplog):
+    def note():
+        assert current() is None
+        ran.append(in_thread(storage.get, KEY, ALICE))
+
+    ran = []
+    with pytest.raises(ZeroDivisionError), storage.transaction(ALICE):
+        transaction.on_commit(note, using=storage.using)
+        raise ZeroDivisionError
+    with storage.transaction(ALICE):
+        with transaction.atomic(storage.using):
+            transaction.on_commit(note, using=storage.using)
+        transaction.on_commit(lambda: 1 / 0, using=storage.using)
+        transaction.on_commit(note, using=storage.using)
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        assert ran == []
+    assert ran == ["SUBSCRIBED"] * 2
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_others_write_until_a_handler_uses_the_database(storage):
+    storage.open()
+    orders = State.objects.using(storage.using).filter(key="order")
+    with storage.transaction(ALICE):
+        assert storage.get(KEY, ALICE) == "START"
+        in_thread(lambda: order("bob's").save(using=storage.using))
+        assert orders.count() == 1  # and from here on
+        with sqlite3.connect(storage.using, timeout=0) as other, pytest.raises(sqlite3.OperationalError, match="lock"):
+            other.execute("DELETE FROM mail_states_state")
+        other.close()
+        order("alice's").save(using=storage.using)
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+    assert {state.sender for state in orders} == {"alice's", "bob's"}
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+def test_row_knows_when_its_state_changed(storage):
+    storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "CONFIRMING")])
+    State.objects.using(storage.using).update(changed=datetime(2020, 1, 1, tzinfo=timezone.utc))
+    storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "SUBSCRIBED")])
+    storage.set(KEY, ALICE, "CONFIRMING")
+    assert storage.changed(KEY, ALICE) == datetime(2020, 1, 1, tzinfo=timezone.utc).timestamp()
+    assert storage.changed(KEY, BOB) == pytest.approx(time.time(), abs=60)
+
+
+def test_note_is_forgotten_after_a_week(storage, monkeypatch):
+    def note(digest):
+        with storage.transaction(ALICE) as here:
+            assert not here.handled(digest)
+            storage.set(KEY, ALICE, storage.get(KEY, ALICE) + "+")
+
+    now = time.time()
+    note(b"0123456789abcdef")
+    for later, is_noted in ((HANDLED_KEPT - 60, True), (HANDLED_KEPT + 2 * 3600, False)):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        note(f"of a mail {later:9}".encode())
+        assert storage.is_handled(b"0123456789abcdef") == is_noted
+
+
+def test_tables_of_0_1_keep_their_states(storage):
+    open(storage.using, "wb").close()
+    call_command("migrate", "mail_states", "0001", database=storage.using, verbosity=0)
+    order(ALICE).save(using=storage.using)
+    assert list(storage) == [("order", ALICE, "PAID")]
+    with storage.transaction(ALICE) as here:
+        assert not here.handled(b"0123456789abcdef")
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+    assert storage.is_handled(b"0123456789abcdef")
+
+
+def test_state_own_row_and_note_survive_a_kill_together_or_not_at_all(start, storage):
+    for acknowledged in killed_again_and_again(start, "count_rows", f"django:sqlite:///{storage.using}"):
+        assert_whole(storage, acknowledged)
 
 
 def test_a_database_that_cannot_be_used_ends_the_start_in_one_line_without_the_password(room, monkeypatch, tmp_path):

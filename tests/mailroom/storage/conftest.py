@@ -1,21 +1,8 @@
 """What the tests of `SQLiteStorage` share."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from mailroom.storage.sqlite import SQLiteStorage
-from tests.mailroom.storage import ENVIRONMENT
-
-PROGRAMS = Path(__file__).parent / "programs.py"
-
-
-@pytest.fixture
-def path(tmp_path):
-    """Where a storage may create its file; the folder is not there yet."""
-    return tmp_path / "run" / "states.sqlite3"
 
 
 @pytest.fixture
@@ -37,26 +24,6 @@ def open_storage(path):
 def storage(open_storage):
     """A `SQLiteStorage` on a fresh file."""
     return open_storage()
-
-
-@pytest.fixture
-def start(path):
-    """A function: start a program of `programs.py` in a process of its own, killed at the end of the test.
-
-    It uses the storage at its `path`, a file or a URL, by default that of the fixture `path`.
-    """
-    started, default = [], path
-
-    def start(program, *arguments, path=None):
-        command = [sys.executable, str(PROGRAMS), program, str(path or default), *map(str, arguments)]
-        pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
-        started.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def count_rows(path, sender):
         with storage.transaction(sender) as transaction:
             number = int((storage.get(KEY, sender)).removeprefix("START") or 0) + 1
             assert not transaction.handled(f"{number} {sender}".encode())
-            execute(transaction, f"INSERT INTO posts VALUES ('{number} {sender}')")
+            execute(transaction.connection, f"INSERT INTO posts VALUES ('{number} {sender}')")
             storage.set(KEY, sender, str(number))
         print(number, flush=True)
 
@@ -173,7 +173,9 @@ def is_noted(path, digest):
 
 
 def storage_at(path):
-    """Return the storage at a path or a URL."""
+    """Return the storage at a path or a URL; one that begins with django: is that of Django."""
+    if path.startswith("django:"):
+        return _django_storage(path.removeprefix("django:"))
     if "://" not in path:
         return SQLiteStorage(path)
     from mailroom.storage.sqlalchemy import SQLAlchemyStorage
@@ -181,13 +183,33 @@ def storage_at(path):
     return SQLAlchemyStorage(path)
 
 
-def execute(transaction, sql):
-    """Execute a statement on the connection of a transaction, whichever kind it is; return the rows."""
-    return getattr(transaction.connection, "exec_driver_sql", transaction.connection.execute)(sql)
+def _django_storage(url):
+    import dj_database_url
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        DATABASES={"default": dj_database_url.parse(url)}, INSTALLED_APPS=["mailroom.django"], USE_TZ=True
+    )
+    django.setup()
+    from mailroom.django.storage import DjangoStorage
+
+    return DjangoStorage()
+
+
+def execute(connection, sql):
+    """Execute a statement on a connection, whichever kind it is; return the rows."""
+    if hasattr(connection, "exec_driver_sql"):
+        return connection.exec_driver_sql(sql)
+    if hasattr(connection, "execute"):
+        return connection.execute(sql)
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _posts(connection):
-    getattr(connection, "exec_driver_sql", connection.execute)("CREATE TABLE IF NOT EXISTS posts (text TEXT)")
+    execute(connection, "CREATE TABLE IF NOT EXISTS posts (text TEXT)")
 
 
 def _posts_once(connection):

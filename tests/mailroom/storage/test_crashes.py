@@ -65,5 +65,5 @@ def assert_whole(storage, acknowledged):
         assert storage.is_handled(f"{kept} {sender}".encode())
         assert not storage.is_handled(f"{kept + 1} {sender}".encode())
     with storage.transaction() as transaction:
-        posts = {text for (text,) in execute(transaction, "SELECT text FROM posts")}
+        posts = {text for (text,) in execute(transaction.connection, "SELECT text FROM posts")}
     assert posts == expected

@@ -350,7 +350,7 @@ class TestOnPostgreSQL(ServerContract):
                         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 1")
                         number = self.execute(connection, "SELECT pg_backend_pid()").scalar()
                         is_there = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
-                        wait_until(lambda: not other.execute(is_there, [number]).fetchall() )
+                        wait_until(lambda: not other.execute(is_there, [number]).fetchall())
             finally:
                 other.rollback()
                 other.execute(f"ALTER DATABASE {database.database} RESET default_transaction_read_only")

@@ -17,8 +17,7 @@ from mailroom.storage import sqlite
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.locks import FairLock
 from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
-from tests.mailroom.storage import ENVIRONMENT
-from tests.mailroom.storage.conftest import PROGRAMS
+from tests.mailroom.storage import ENVIRONMENT, PROGRAMS
 from tests.waiting import wait_until
 
 DIGEST = b"0123456789abcdef"

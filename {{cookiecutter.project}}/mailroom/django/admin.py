@@ -13,8 +13,9 @@ from django.utils.html import format_html
 from salmon.routing import ROUTE_FIRST_STATE, Router
 
 from mailroom import handlers
-from mailroom.django.connection import conversation
 from mailroom.django.models import State
+from mailroom.django.storage import DjangoStorage
+from mailroom.storage import StorageError
 
 MAX_COUNTED = 10_000
 MAX_FOUND = 1_000
@@ -136,7 +137,8 @@ class StateAdmin(admin.ModelAdmin):
             text = f"At most {MAX_RESET:,} at once, please; operate.py states reset takes any number."
             self.message_user(request, text, messages.ERROR)
         elif "confirmed" in request.POST:
-            busy = [state for state in states if not self._reset(request, state)]
+            storage = DjangoStorage(router.db_for_write(State))
+            busy = [state for state in states if not self._reset(request, storage, state)]
             self.message_user(request, f"Back to {ROUTE_FIRST_STATE}: {len(states) - len(busy)}.", messages.SUCCESS)
             if busy:
                 text = f"Mail was being handled, please try again: {', '.join(map(str, busy))}."
@@ -152,13 +154,12 @@ class StateAdmin(admin.ModelAdmin):
             }
             return TemplateResponse(request, "admin/mail_states/state/back_to_start.html", context)
 
-    def _reset(self, request, state):
+    def _reset(self, request, storage, state):
         """Return whether the row could be deleted; waits for the lock of its sender."""
-        using = router.db_for_write(State)
         try:
-            with conversation(state.sender, using):
-                number, _ = State.objects.using(using).filter(pk=state.pk, state=state.state).delete()
-        except TimeoutError:
+            with storage.transaction(state.sender):
+                number, _ = State.objects.using(storage.using).filter(pk=state.pk, state=state.state).delete()
+        except StorageError:
             return False
         if not number:  # a mail came first
             return False

@@ -1,20 +1,22 @@
-"""What a mail must rely on and Django does not promise of a connection; and the lock of a sender."""
+"""What a mail must rely on and Django does not promise of a connection; and the transaction of a mail."""
 
 import os
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 from django.db import DatabaseError, NotSupportedError, OperationalError, connections, transaction
 
-from mailroom.storage.locks import FileLocks, lock_number
-from mailroom.storage.servers import limit_waiting
+from mailroom.storage import LOG, Transaction
+from mailroom.storage.locks import FileLocks
+from mailroom.storage.servers import has_written, limit_waiting, limits_in_postgresql, refuse_end
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
 OPENED = "_mail_states_opened"
-INERROR = 3  # PQtransactionStatus of libpq: only a rollback is possible, and a commit becomes one
 
 
-def make_fit_for_mail(connection, answer_timeout):
+def make_fit_for_mail(connection: Any, answer_timeout: float) -> None:
     """Open `connection`, one of `django.db.connections`, so that no mail waits for ever or is kept nowhere.
 
     With PostgreSQL and psycopg 3, a statement whose answer does not come within `answer_timeout` seconds
@@ -30,7 +32,7 @@ def make_fit_for_mail(connection, answer_timeout):
         limit_waiting(raw, answer_timeout)
 
 
-def _open_file(connection):
+def _open_file(connection: Any) -> None:
     path = connection.settings_dict["NAME"]
     status = os.stat(path)  # before SQLite creates a file that is not there
     identity = status.st_dev, status.st_ino
@@ -43,84 +45,143 @@ def _open_file(connection):
         raise OSError(f"{path} was replaced while it was open")
 
 
-def conversation(sender, using, timeout=2):
-    """Return a context manager that locks `sender`, whose lock is waited for `timeout` seconds at most.
+class MailTransaction:
+    """The transaction of a mail on Django's connection, an `atomic` around its handlers.
 
-    With PostgreSQL, MySQL and MariaDB it holds among all machines, and what this thread does in the database
-    within the block is one transaction: committed when the block ends well, else rolled back. With SQLite it
-    holds among the processes of one machine, and there is no transaction: SQLite has one writer at a time, and
-    nobody could write until the block ends.
-
-    Raises `TimeoutError` when the lock is not released in time, and `django.db.Error` when the database fails.
+    It ends with `commit` or `rollback`. What this class executes itself is within `ours`; anything else is a handler's.
     """
-    connection = connections[using]
-    try:
-        lock = LOCKS[connection.vendor]
-    except KeyError:
-        raise NotSupportedError(f"no conversations with {connection.display_name}") from None
-    return lock(connection, sender, timeout)
 
+    def __init__(self, here: Transaction, using: str, number: int | None, lock_timeout: float, answer_timeout: float):
+        self.here = here
+        self.connection: Any = connections[using]
+        self.savepoint: Any = None
+        self.is_ours = True
+        self.after_commit: list[Callable[[], object]] = []
+        self.is_outermost = not self.connection.in_atomic_block
+        # In SQLite one can write at a time: the transaction only reads until its handler uses it.
+        self.may_write = not (self.is_outermost and self.connection.vendor == "sqlite")
+        with ExitStack() as stack:
+            stack.enter_context(_sender_lock(self.connection, number, lock_timeout))
+            stack.enter_context(self._atomic())
+            if self.connection.vendor == "postgresql":
+                self._limit_and_lock(number, lock_timeout, answer_timeout)
+            stack.enter_context(self.connection.execute_wrapper(self._execute))
+            self._stack = stack.pop_all()
+        self.is_ours = False
 
-@contextmanager
-def _postgresql(connection, sender, timeout):
-    # Whatever the site's level is: who has waited for the lock sees what the mail before has left.
-    level = "" if connection.in_atomic_block else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
-    with transaction.atomic(connection.alias):
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        before, self.is_ours = self.is_ours, True
         try:
-            with connection.cursor() as cursor:
-                # One round trip; the server ends lock and transaction when the worker dies.
-                cursor.execute(
-                    f"{level} SET LOCAL lock_timeout = '{timeout}s'; SELECT pg_advisory_xact_lock({lock_number(sender)})"
-                )
+            yield
+        finally:
+            self.is_ours = before
+
+    def write(self) -> None:
+        """Begin to write, where that has not begun."""
+        if not self.may_write:
+            self.may_write = True
+            self.connection.connection.execute("COMMIT")
+            self.connection.connection.execute("BEGIN IMMEDIATE")
+
+    def check(self) -> None:
+        """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""
+        if self.savepoint is not None:
+            self.connection.savepoint_commit(self.savepoint)
+            self.savepoint = None
+        if self.connection.needs_rollback:
+            raise DatabaseError("an error within the transaction was caught, and the database undoes all of it")
+        if self.connection.vendor == "postgresql" and self.here.has_written:
+            with self.connection.cursor() as cursor:
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
+
+    def commit(self) -> None:
+        """Commit; `run_after_commit` is next."""
+        if self.is_outermost:
+            self.after_commit = [function for _, function, _ in self.connection.run_on_commit]
+            self.connection.run_on_commit = []
+        self._stack.close()
+
+    def rollback(self) -> None:
+        self.connection.set_rollback(True)
+        self._stack.close()
+
+    def run_after_commit(self) -> None:
+        """Run what handlers gave to `transaction.on_commit`. The mail is handled, so what fails is only logged."""
+        for function in self.after_commit:
+            try:
+                function()
+            except Exception:
+                LOG.exception("%r failed, after the commit of a mail", function)
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self.may_write:
+                stack.enter_context(transaction.atomic(self.connection.alias))
+            else:
+                mode, self.connection.transaction_mode = self.connection.transaction_mode, None
+                try:
+                    stack.enter_context(transaction.atomic(self.connection.alias))
+                finally:
+                    self.connection.transaction_mode = mode
+            yield
+
+    def _limit_and_lock(self, number: int | None, lock_timeout: float, answer_timeout: float) -> None:
+        options = str(self.connection.settings_dict["OPTIONS"].get("options"))
+        statements = limits_in_postgresql(answer_timeout, lock_timeout, options)
+        if self.is_outermost:  # whatever the site's level is: who has waited sees what the mail before has left
+            statements.insert(0, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        if number is not None:
+            statements.append(f"SELECT pg_advisory_xact_lock({number})")
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute("; ".join(statements))  # the server ends lock and transaction when the worker dies
         except OperationalError as error:
             if type(error.__cause__).__name__ == "LockNotAvailable":
                 raise TimeoutError from error
             raise
-        yield
-        _end(connection)
+
+    def _execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if self.is_ours:
+            return execute(sql, params, many, context)
+        refuse_end(sql)
+        if self.savepoint is None:
+            with self.ours():
+                self.write()
+                self.savepoint = self.connection.savepoint()
+        result = execute(sql, params, many, context)
+        self.here.has_written |= has_written(sql, context["cursor"].rowcount)
+        return result
+
+
+def _sender_lock(connection: Any, number: int | None, timeout: float) -> AbstractContextManager[Any]:
+    """Return what locks a sender where the transaction itself does not: among all machines, or with SQLite on one.
+
+    Raises `TimeoutError` when the lock is not released in time.
+    """
+    if connection.vendor not in ("postgresql", "mysql", "sqlite"):
+        raise NotSupportedError(f"no mail with {connection.display_name}")
+    if number is None or connection.vendor == "postgresql":
+        return nullcontext()
+    if connection.vendor == "mysql":
+        return _named_lock(connection, f"mailroom {number}", timeout)
+    if connection.is_in_memory_db():  # of this process, for tests
+        return _one_at_a_time
+    return FileLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(number)
 
 
 @contextmanager
-def _mysql(connection, sender, timeout):
-    name = f"mailroom {lock_number(sender)}"
+def _named_lock(connection: Any, name: str, timeout: float) -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT GET_LOCK(%s, %s)", [name, timeout])
         if cursor.fetchone() != (1,):
             raise TimeoutError
     try:
-        with transaction.atomic(connection.alias):
-            yield
-            _end(connection)
+        yield
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DO RELEASE_LOCK(%s)", [name])
 
 
-def _sqlite(connection, sender, timeout):
-    if connection.is_in_memory_db():  # of this process, for tests
-        return _one_at_a_time
-    return FileLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(lock_number(sender))
-
-
-def refuse_what_cannot_be_kept(connection):
-    """Raise `django.db.Error` when the block cannot be committed: an error was caught in it, a key refers to nothing."""
-    _refuse_what_is_undone(connection)
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
-
-
-def _refuse_what_is_undone(connection):
-    aborted = connection.vendor == "postgresql" and connection.connection.info.transaction_status == INERROR
-    if aborted or connection.needs_rollback:
-        raise DatabaseError("an error within the conversation was caught, and the database undoes all of it")
-
-
-def _end(connection):
-    _refuse_what_is_undone(connection)
-    # After the commit nothing can fail any more: Django logs what such a function raises.
-    connection.run_on_commit = [(blocks, function, True) for blocks, function, _ in connection.run_on_commit]
-
-
-LOCKS = {"postgresql": _postgresql, "mysql": _mysql, "sqlite": _sqlite}
 _one_at_a_time = threading.RLock()

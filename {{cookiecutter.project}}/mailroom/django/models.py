@@ -71,3 +71,10 @@ class State(models.Model):
     def short_key(self):
         """What the key has after the module, for example a list or a ticket."""
         return self.key.rpartition(":")[2] if ":" in self.key else ""
+
+
+class Handled(models.Model):
+    """The note that a mail was handled, which is kept for a week."""
+
+    digest = ExactField(max_length=64, primary_key=True)
+    at = models.FloatField(db_index=True)  # seconds since the epoch

@@ -4,7 +4,7 @@ import ast
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from salmon.routing import MemoryStorage
@@ -115,8 +115,9 @@ class MemoryDatabase(SQLiteStorage):
     def close(self) -> None:
         """Keep it: nothing else has it."""
 
-    def lock(self, here: Transaction) -> AbstractContextManager[Any]:
-        return nullcontext()
+    @contextmanager
+    def lock(self, here: Transaction) -> Iterator[None]:
+        yield
 
     def _fetch(self, *arguments: Any, **options: Any) -> list[Any]:
         with self._one_call:

@@ -46,10 +46,10 @@ def limit_waiting(connection: Any, seconds: float) -> None:
     wait = type(connection).wait
     connection = weakref.proxy(connection)  # it will hold what waits
 
-    def limited(generator: Generator, *arguments: Any, **options: Any) -> Any:
+    def limited(generator: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
         return wait(connection, _limited(generator), *arguments, **options)
 
-    def _limited(generator: Generator) -> Generator:
+    def _limited(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         deadline = time.monotonic() + seconds
         try:
             wanted = next(generator)
@@ -65,6 +65,10 @@ def limit_waiting(connection: Any, seconds: float) -> None:
     connection.wait = limited
 
 
-def is_pooled(connection: Any, backend: int) -> bool:
-    """Return whether a connection of psycopg 3 goes to a pooler such as PgBouncer, and not to the server's `backend`."""
-    return connection.info.backend_pid != backend
+def is_pooled(connection: Any) -> bool:
+    """Return whether a connection of psycopg 3 goes to a pooler such as PgBouncer, which gives out numbers of its own.
+
+    Between two transactions such a connection moves to another session, which has not prepared its statements.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(connection.info.backend_pid != row[0])

@@ -14,9 +14,12 @@ from salmon import encoding
 from salmon.mail import MailRequest
 from salmon.server import SMTPError
 
-from mailroom.plain_text import one_line, without_surrogates
+from mailroom import parts
+from mailroom.bounces import Bounce
+from mailroom.plain_text import one_line
 from mailroom.reply import make_reply, message_id
 from mailroom.storage import Transaction
+from mailroom.text import decoded_header, unquoted
 
 if TYPE_CHECKING:
     from mailroom.room import Mailroom
@@ -46,30 +49,54 @@ class Message(MailRequest):
         self.Peer, self.From, self.To, self.Data = peer, sender.lower(), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
-        self.base = encoding.from_message(message_from_bytes(_without_obsolete_colons(data), _class=_Reading().part))
+        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=_Reading().part))
         for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
             if header not in self.base:
                 self.base[header] = address
-        self.bounce = None
+        self.bounce: Bounce | None = None
         self.transaction: Transaction  # while it is handled
         self.unhandled = False
         self.replies = 0
         self.replies_left_out = 0
 
     def __getitem__(self, name: str) -> str | None:
-        """Return a header as one line of text, None when there is none; as it came when it cannot be decoded."""
-        try:
-            value = super().__getitem__(name)
-        except Exception:  # `email` and chardet raise whatever they like
-            value = str(self.base.mime_part[name])
+        """Return a header as one line of text, None when there is none."""
+        value = self.base[name]
         return value if value is None else one_line(value)
 
-    @property
+    @cached_property
     def text(self) -> str:
-        """The text that a person wrote: the first part of `text/plain`, else of any text, else an empty one."""
-        texts = [part for part in self.base.mime_part.walk() if part.get_content_maintype() == "text"]
-        texts.sort(key=lambda part: part.get_content_subtype() != "plain")
-        return _decoded(texts[0]) if texts else ""
+        """The text that a person wrote, in lines that end with `\\n`: no attachment, and no attached mail.
+
+        It is plain text, or made of HTML where there is none. Of HTML, it is the first million characters.
+        """
+        texts = [parts.text(part) for part in self._texts_and_files[0]]
+        if len(texts) == 1:
+            return texts[0]
+        return "".join(text.strip("\n") + "\n" for text in texts if text.strip())
+
+    @cached_property
+    def unquoted_text(self) -> str:
+        """`text` without the quoted mail and the signature, for handlers that look for a word such as "yes".
+
+        How programs quote is known in many languages, but not always. Empty when nothing else is left.
+        """
+        return unquoted(self.text)
+
+    @property
+    def attachments(self) -> list[parts.Attachment]:
+        """The files in the mail, each a `mailroom.parts.Attachment`; attached mail is one of them."""
+        return [parts.attachment(part) for part in self._texts_and_files[1]]
+
+    @cached_property
+    def _texts_and_files(self) -> tuple[list[Part], list[Part]]:
+        return parts.texts_and_files(self.base.mime_part)
+
+    def is_bounce(self, threshold: float = 0.3) -> bool:
+        """Return whether this is a bounce; then `bounce` is a `mailroom.bounces.Bounce`, which says who failed."""
+        if self.bounce is None:
+            self.bounce = Bounce(self)
+        return bool(self.bounce.probable(threshold))
 
     def body(self) -> str:
         """Return `text`."""
@@ -141,20 +168,34 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
 
 
-def _decoded(part: Part) -> str:
-    octets: Any = part.get_payload(decode=True) or b""
-    try:
-        return without_surrogates(octets.decode(part.get_content_charset("utf-8")))
-    except (LookupError, ValueError, TypeError):  # a charset that is unknown, untrue, or broken itself
-        return str(octets, "utf-8", "replace")
-
-
 def _without_obsolete_colons(data: bytes) -> bytes:
     end = data.find(b"\n\n")
     header = data[: end + 1] if end >= 0 else data
     if b" :" in header or b"\t:" in header:
         return OBSOLETE_COLON.sub(rb"\1:", header) + data[len(header) :]
     return data
+
+
+class _Base(encoding.MailBase):
+    """Salmon's view of a mail or of a part of one, which reads headers and texts as `Message` does."""
+
+    def __init__(self, part: Part, parent: "_Base | None" = None) -> None:
+        super().__init__(part, parent)
+        self.parts = [_Base(inner, self) for inner in parts.inner(part)]
+
+    def __getitem__(self, name: str) -> str | None:
+        value = parts.raw_header(self.mime_part, name)
+        return value if value is None else decoded_header(value)
+
+    def items(self) -> list[tuple[str, str]]:
+        return [
+            (encoding.normalize_header(key), decoded_header(str(value))) for key, value in self.mime_part.raw_items()
+        ]
+
+    @property
+    def body(self) -> str | bytes:
+        is_text = self.mime_part.get_content_maintype() == "text"
+        return parts.text(self.mime_part) if is_text else parts.octets(self.mime_part)
 
 
 class _Reading:

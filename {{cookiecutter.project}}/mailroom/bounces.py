@@ -1,0 +1,56 @@
+"""Read a bounce: who could not be reached, and why (RFC 3464)."""
+
+import re
+from typing import TYPE_CHECKING
+
+from salmon import bounce
+
+if TYPE_CHECKING:
+    from mailroom.message import Message
+
+STATUS = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})\b")  # RFC 3463
+
+
+class Bounce(bounce.BounceAnalyzer):
+    """Salmon's `BounceAnalyzer`, which can also be asked about a status that it does not know, and about no bounce.
+
+    `failed` has a pair for each address that could not be reached, with its status, such as `5.1.1`, or an
+    empty text when the report has none.
+    """
+
+    def __init__(self, message: "Message") -> None:
+        matches = bounce.match_bounce_headers(message)
+        found = {"Content-Description-Parts": matches.pop("Content-Description-Parts")}
+        score = 0.0
+        for name, values in matches.items():  # as `salmon.bounce.detect`
+            groups = [match.groups() for match in map(bounce.BOUNCE_MATCHERS[name].match, values) if match]
+            score += 1 + len(groups) / len(values)
+            if groups and name != "Status":
+                found[name] = groups
+        super().__init__(found, score / bounce.BOUNCE_MAX)
+        self.failed: list[tuple[str, str]] = []
+        statuses = []
+        for part in message.base.walk():
+            statuses.append(STATUS.match(part["Status"] or ""))
+            address = (part["Final-Recipient"] or part["Original-Recipient"] or "").partition(";")[2].strip(" \t<>")
+            if address and (part["Action"] or "failed").strip().lower() == "failed":
+                self.failed.append((address, statuses[-1][0].strip() if statuses[-1] else ""))
+        if not self.failed:  # Exim
+            addresses = (message["X-Failed-Recipients"] or "").split(",")
+            self.failed = [(address.strip(), "") for address in addresses if address.strip()]
+        if status := next(filter(None, statuses), None):
+            first, second, third = status.groups()
+            self.primary_status = int(first), bounce.PRIMARY_STATUS_CODES[first]
+            self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown Status")
+            self.combined_status = (
+                int(second + third),
+                bounce.COMBINED_STATUS_CODES.get(second + third, "Unknown Status"),
+            )
+
+    def is_hard(self) -> bool:
+        """Return whether this is a bounce for good."""
+        return self.probable() and (self.primary_status[0] or 0) > 4
+
+    def is_soft(self) -> bool:
+        """Return whether this is a bounce that is not for good."""
+        return self.probable() and not self.is_hard()

@@ -1,0 +1,141 @@
+"""Decode texts and headers as mail programs do, whatever a mail says of itself; nothing here raises."""
+
+import encodings
+import pkgutil
+import quopri
+import re
+from base64 import b64decode
+from encodings.aliases import aliases
+from html import unescape
+from itertools import groupby
+from operator import itemgetter
+
+import chardet
+import html_text
+import quotequail
+
+from mailroom.plain_text import without_surrogates
+
+# The text encodings of Python, by their names without separators. Others hold a server for a minute (punycode),
+# or make other things than text (rot13, zlib).
+CODEC = re.compile(r"ascii|big5|cp\d|euc_|gb|hp_roman8|hz|iso\d|johab|koi8|kz\d|latin|mac_|ptcp|shift|tis_|utf_")
+NAMES = [*aliases.items(), *((module.name, module.name) for module in pkgutil.iter_modules(encodings.__path__))]
+CODECS = {re.sub(r"\W|_", "", name): codec for name, codec in NAMES if CODEC.match(codec)}
+CODECS |= {"iso88598i": "iso8859_8", "windows874": "cp874"}
+# What is read instead, since it holds more: encoding.spec.whatwg.org, section 4.2, and the decoders there.
+SUPERSETS = {
+    "big5": "big5hkscs",
+    "euc_jp": "euc_jis_2004",
+    "euc_kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "iso8859_1": "cp1252",
+    "iso8859_9": "cp1254",
+    "iso8859_11": "cp874",
+    "latin_1": "cp1252",
+    "shift_jis": "cp932",
+    "tis_620": "cp874",
+}
+UNDECLARED = (None, "ascii")
+MAX_GUESSED = 5_000  # octets, of which chardet guesses the charset
+LEAST_CONFIDENCE = 0.15  # of chardet 7; below are a few words, of which most are in windows-1252
+
+ENCODED_WORD = re.compile(r"=\?([^?\s]+)\?([bq])\?(.*?)\?=", re.IGNORECASE | re.DOTALL)  # RFC 2047, section 2
+
+MAX_HTML = 1_000_000  # characters; 9 million of them take html_text 13 seconds and 800 MB
+DATA = re.compile(r"data:[^\"'<>\s]{1000,}")  # a picture within the HTML
+TAG = re.compile(r"<[^<>]*>")
+
+MAX_LINES, MAX_UNQUOTED = 300, 30_000  # of the text, characters; the time of quotequail grows with the square
+# As programs and telephones add them; RFC 3676, section 4.3.
+SIGNATURE = re.compile(
+    r"^(-- ?|(sent (from|with|via)|gesendet (von|mit)|von meinem|envoy\S+ (de|depuis)|enviado (desde|de|do)"
+    r"|inviato da|verzonden (vanaf|met)|skickat fr\S+|sendt fra|get outlook) [^\n]{0,60})$",
+    re.IGNORECASE | re.MULTILINE,
+)
+# One to three lines with an address or a number, and a colon at the end: "Alice schrieb am 1. Mai um 12:00:".
+INTRODUCTION = r"^(?!>)(?=[^\n]*[@\d])[^\n]{1,300}(?:\n(?!>)[^\n]{1,300}){0,2}(?<=:)\s*"
+QUOTED = re.compile(rf"(?:{INTRODUCTION})?(?:^>[^\n]*\n?)+|{INTRODUCTION}\Z", re.MULTILINE)
+
+
+def decoded(octets: bytes, charset: str | None = None) -> str:
+    """Return the text in `octets`, with U+FFFD for each character that cannot be decoded.
+
+    A `charset` that is unknown, and US-ASCII, count as none: then it is UTF-8, or else what chardet guesses.
+    """
+    codec = CODECS.get(re.sub(r"\W|_|^x-", "", (charset or "")[:40].lower()))
+    if codec in UNDECLARED:
+        try:
+            return octets.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            guess = chardet.detect(octets[:MAX_GUESSED])
+            name = re.sub(r"\W|_", "", (guess["encoding"] or "").lower())
+            codec = CODECS.get(name, "cp1252") if guess["confidence"] > LEAST_CONFIDENCE else "cp1252"
+    if codec == "iso2022_jp":  # mail has the characters of NEC in it, which Python knows in JIS X 0213
+        octets, codec = octets.replace(b"\x1b$B", b"\x1b$(Q"), "iso2022_jp_2004"
+    text = octets.decode(SUPERSETS.get(codec, codec), "replace")
+    return without_surrogates(text).removeprefix("\ufeff")
+
+
+def decoded_header(value: str) -> str:
+    """Return the text of a header as `email` keeps it: with encoded words, and surrogates for 8-bit octets."""
+    words: list[tuple[str | None, bytes]] = []
+    end = 0
+    for word in ENCODED_WORD.finditer(value):
+        between = value[end : word.start()]
+        if between.strip() or not words:  # space between encoded words is none: RFC 2047, section 6.2
+            words.append((None, _octets(between)))
+        charset = word[1].partition("*")[0].lower()  # RFC 2231, section 5: a language may follow
+        words.append(
+            (charset, _from_base64(word[3]) if word[2] in "bB" else quopri.decodestring(_octets(word[3]), True))
+        )
+        end = word.end()
+    words.append((None, _octets(value[end:])))
+    # Joined before they are decoded: programs split a character between two words.
+    groups = groupby(words, itemgetter(0))
+    return "".join(decoded(b"".join(octets for _, octets in group), charset) for charset, group in groups)
+
+
+def _octets(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
+
+
+def _from_base64(word: str) -> bytes:
+    """Return what base64 holds, also without padding or cut off."""
+    word = re.sub("[^A-Za-z0-9+/]", "", word)
+    return b64decode(word[: len(word) - (len(word) % 4 == 1)] + "==")
+
+
+def text_of_html(html: str) -> str:
+    """Return the text of HTML, in lines as a browser shows it."""
+    html = DATA.sub("", html)[:MAX_HTML]
+    text: str = html_text.extract_text(html)
+    return text or unescape(TAG.sub(" ", html)).strip()  # libxml2 gives up at 256 tags within tags
+
+
+def unflowed(text: str, delete_space: bool = False) -> str:
+    """Return text of `format=flowed` with its lines joined to paragraphs (RFC 3676, section 4)."""
+    pieces = []
+    open_depth = None  # of quoting, while the last line wants another one
+    for line in text.split("\n"):
+        content = line.lstrip(">")
+        depth = len(line) - len(content)
+        content = content.removeprefix(" ")
+        signature = content == "-- "
+        if depth != open_depth or signature:
+            pieces.append("\n" + "> " * depth)
+        flows = content.endswith(" ") and not signature
+        pieces.append(content[:-1] if flows and delete_space else content)
+        open_depth = depth if flows else None
+    return "".join(pieces).removeprefix("\n")
+
+
+def unquoted(text: str) -> str:
+    """Return `text` without the quoted mail and the signature."""
+    beginning = "\n".join(text.split("\n", MAX_LINES)[:MAX_LINES])[:MAX_UNQUOTED]
+    top = (quotequail.unwrap(beginning) or {}).get("text_top") or ""
+    text = QUOTED.sub("\n", top if top.strip() else text)
+    lines = SIGNATURE.split(text.strip(), 1)[0].split("\n")
+    while lines and not lines[-1].strip("-_=*~#> \t"):  # the line above a quoted mail
+        lines.pop()
+    return "\n".join(lines).strip()

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIBRARIES = """
@@ -25,7 +26,7 @@ LIBRARIES = """
     sqlalchemy.dialects.postgresql.psycopg psycopg django.core.management django.contrib.admin
     django.db.backends.sqlite3.base django.db.migrations.executor pytest hypothesis.stateful
 """.split()
-# A new Python reads these when it starts.
+# Variables that a new Python reads, of which only PYTHONPATH does something here.
 READ_AT_START = ("PYTHON", "LC_", "LANG")
 
 
@@ -66,6 +67,31 @@ class Process:
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
+
+
+class Program(Process):
+    """One with text pipes."""
+
+    def __init__(self, command, cwd, env):
+        (stdin, to), (output, stdout), (errors, stderr) = (os.pipe() for _ in range(3))
+        super().__init__(command, cwd, env, stdin, stdout, stderr)
+        for file in (stdin, stdout, stderr):
+            os.close(file)
+        self.stdin, self.stdout, self.stderr = open(to, "w"), open(output), open(errors)
+
+    def communicate(self, timeout=None):
+        """Close its input, and wait for its end; return what it printed, and the errors."""
+        self.stdin.close()
+        with ThreadPoolExecutor() as pool:
+            printed = list(pool.map(lambda file: file.read(), (self.stdout, self.stderr)))
+        self.wait(timeout)
+        return printed
+
+    def close(self):
+        """End it, and close the pipes."""
+        self.kill()
+        for file in (self.stdin, self.stdout, self.stderr):
+            file.close()
 
 
 def run(command, cwd, env, input="", timeout=120):
@@ -144,6 +170,7 @@ def _serve(channel):
 def _run(command):
     """Run what follows `python` on a command line."""
     sys.argv[:] = command
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if command[0] == "-c":
         sys.argv[1:] = command[2:]
         sys.path[0] = ""

@@ -1,7 +1,7 @@
 """A `Mailroom` with the handlers of `trial_list`, new for every test, and programs in processes of their own."""
 
 import re
-import subprocess
+import shutil
 import sys
 from copy import deepcopy
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from salmon.routing import MemoryStorage, Router
 
 from mailroom import Mailroom
 from mailroom.testing import Outbox
+from tests import baking, warm
 from tests.mailroom.storage import ENVIRONMENT, PROGRAMS
 
 NAME = "tests.mailroom.trial_list"
@@ -53,8 +54,17 @@ def path(tmp_path):
     return tmp_path / "run" / "states.sqlite3"
 
 
+@pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """A folder with a compiled copy of the package, which each program would need to compile."""
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(baking.APPLICATION / "mailroom", folder / "mailroom")
+    baking.add_compiled_package(folder)
+    return folder
+
+
 @pytest.fixture
-def start(path):
+def start(path, package):
     """A function: start a program of `programs.py` in a process of its own, killed at the end of the test.
 
     It uses the storage at its `path`, a file or a URL, by default that of the fixture `path`.
@@ -63,11 +73,9 @@ def start(path):
 
     def start(program, *arguments, path=None):
         command = [sys.executable, str(PROGRAMS), program, str(path or default), *map(str, arguments)]
-        pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
-        started.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes))
+        started.append(warm.Program(command, package, {**ENVIRONMENT, "PYTHONPATH": str(package)}))
         return started[-1]
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.close()

@@ -347,8 +347,8 @@ class TestOnPostgreSQL(ServerContract):
                     storage.set(KEY, ALICE, "SUBSCRIBED")
                     if trouble == "idle for too long":
                         connection = transaction.connection
-                        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 1")
                         number = self.execute(connection, "SELECT pg_backend_pid()").scalar()
+                        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 1")
                         is_there = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
                         wait_until(lambda: not other.execute(is_there, [number]).fetchall())
             finally:

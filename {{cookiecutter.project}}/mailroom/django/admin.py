@@ -3,6 +3,8 @@
 Nothing is counted or sorted in full: counts stop at `MAX_COUNTED`, and what is shown comes by an index.
 """
 
+from typing import Any
+
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db import router, transaction
@@ -25,11 +27,11 @@ MAX_RESET = 900  # Django takes 1,000 fields of a form
 class More(int):
     """A count that was given up; it prints as `10,000+`."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{int(self):,}+"
 
 
-def counted(rows):
+def counted(rows: Any) -> int:
     """Return how many rows there are, as far as `MAX_COUNTED`."""
     number = rows.order_by()[: MAX_COUNTED + 1].count()
     return number if number <= MAX_COUNTED else More(MAX_COUNTED)
@@ -37,11 +39,11 @@ def counted(rows):
 
 class ShortPaginator(Paginator):
     @cached_property
-    def count(self):
+    def count(self) -> int:
         return counted(self.object_list)
 
 
-def is_lost(state, key=None):
+def is_lost(state: str, key: str | None = None) -> bool:
     """Return whether no handler has the state: mail of its senders is refused. Only a process with routes can tell."""
     return bool(Router.ORDER) and not handlers.has_handler(key, state)
 
@@ -49,10 +51,10 @@ def is_lost(state, key=None):
 class ValueFilter(admin.SimpleListFilter):
     """Choices of the values that an indexed field has."""
 
-    def lookups(self, request, model_admin):
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
         return [(value, value) for value in State.objects.values_of(self.parameter_name)]
 
-    def queryset(self, request, rows):
+    def queryset(self, request: Any, rows: Any) -> Any:
         return rows if self.value() is None else rows.filter(**{self.parameter_name: self.value()})
 
 
@@ -63,7 +65,7 @@ class StateFilter(ValueFilter):
 class KeyFilter(ValueFilter):
     title = parameter_name = "key"
 
-    def lookups(self, request, model_admin):
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
         rows = [State(key=value) for value, _ in super().lookups(request, model_admin)]
         names = [row.short_key for row in rows]
         return [
@@ -87,36 +89,36 @@ class StateAdmin(admin.ModelAdmin):
     actions = ["back_to_start"]
 
     # A row is made and changed by mail; people put a sender back to the start, and nothing else.
-    def has_add_permission(self, request):
+    def has_add_permission(self, request: Any) -> bool:
         return False
 
-    def has_delete_permission(self, request, obj=None):
+    def has_delete_permission(self, request: Any, obj: State | None = None) -> bool:
         return False
 
-    def has_change_permission(self, request, obj=None):
+    def has_change_permission(self, request: Any, obj: State | None = None) -> bool:
         return obj is None and super().has_change_permission(request)
 
     class Media:
         css = {"all": ["mail_states/states.css"]}
 
     @admin.display(description="state")
-    def state_(self, row):
+    def state_(self, row: State) -> Any:
         text = '<span class="mail-states-lost">{}: no handler</span>' if is_lost(row.state, row.key) else "{}"
         return format_html(text, row.state)
 
     @admin.display(description="changed", ordering="changed")
-    def changed_(self, row):
-        return timezone.template_localtime(row.changed).strftime("%Y-%m-%d %H:%M:%S %Z")
+    def changed_(self, row: State) -> str:
+        return str(timezone.template_localtime(row.changed).strftime("%Y-%m-%d %H:%M:%S %Z"))
 
     @transaction.non_atomic_requests  # a reset is one transaction for each sender, under the sender's lock
-    def changelist_view(self, request, extra_context=None):
+    def changelist_view(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
         response = super().changelist_view(request, {"title": "States of the senders", **(extra_context or {})})
         page = getattr(response, "context_data", None) or {}
         if "cl" in page:
             page["counts"] = self._counts(page["cl"])
         return response
 
-    def get_search_results(self, request, rows, text):
+    def get_search_results(self, request: Any, rows: Any, text: str) -> tuple[Any, bool]:
         text = text.strip().lower()  # as Salmon hands over a sender
         if not text:
             return rows, False
@@ -130,7 +132,7 @@ class StateAdmin(admin.ModelAdmin):
         return rows.filter(pk__in=keys[:MAX_FOUND]), False
 
     @admin.action(description=f"Back to {ROUTE_FIRST_STATE}", permissions=["change"])
-    def back_to_start(self, request, rows):
+    def back_to_start(self, request: Any, rows: Any) -> Any:
         """Put senders back to the start, once that was confirmed; each while no mail of theirs is being handled."""
         states = list(rows[: MAX_RESET + 1])
         if len(states) > MAX_RESET:
@@ -154,7 +156,7 @@ class StateAdmin(admin.ModelAdmin):
             }
             return TemplateResponse(request, "admin/mail_states/state/back_to_start.html", context)
 
-    def _reset(self, request, storage, state):
+    def _reset(self, request: Any, storage: DjangoStorage, state: State) -> bool:
         """Return whether the row could be deleted; waits for the lock of its sender."""
         try:
             with storage.transaction(state.sender):
@@ -166,7 +168,7 @@ class StateAdmin(admin.ModelAdmin):
         self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
         return True
 
-    def _counts(self, page):
+    def _counts(self, page: Any) -> list[dict[str, Any]]:
         """Return how many senders are in each state, under the key that is looked at, and the link to them."""
         rows = State.objects.filter(key=page.params["key"]) if "key" in page.params else State.objects.all()
         numbers = [(state, counted(rows.filter(state=state))) for state in rows.values_of("state")]

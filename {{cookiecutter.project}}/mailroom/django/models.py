@@ -1,5 +1,7 @@
 """The states: a row for every sender and key that is not at the start."""
 
+from typing import Any
+
 from django.db import models
 
 from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE
@@ -15,16 +17,16 @@ class ExactField(models.CharField):
     # Those of MySQL and MariaDB for which a space at the end counts.
     COLLATIONS = {"postgresql": "C", "mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
 
-    def db_parameters(self, connection):
+    def db_parameters(self, connection: Any) -> dict[str, Any]:
         is_mariadb = connection.vendor == "mysql" and connection.mysql_is_mariadb
         collation = self.COLLATIONS.get("mariadb" if is_mariadb else connection.vendor)
         return {**super().db_parameters(connection), "collation": collation}
 
 
 class StateQuerySet(models.QuerySet):
-    def values_of(self, field, most=100):
+    def values_of(self, field: str, most: int = 100) -> list[str]:
         """Return the different values of an indexed field, one look into the index for each."""
-        values = []
+        values: list[str] = []
         following = self.order_by(field).values_list(field, flat=True)
         while len(values) < most:
             value = following.filter(**({f"{field}__gt": values[-1]} if values else {})).first()
@@ -33,7 +35,7 @@ class StateQuerySet(models.QuerySet):
             values.append(value)
         return values
 
-    def of_senders_beginning(self, text):
+    def of_senders_beginning(self, text: str) -> Any:
         """Return the rows of the senders whose address begins with `text`, by the index."""
         return self.filter(sender__gte=text, sender__lt=text + "\U0010ffff")
 
@@ -59,16 +61,16 @@ class State(models.Model):
             models.Index(fields=["key", "state", "changed"], name="mail_states_key_state_changed"),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.sender} ({self.key})"
 
     @property
-    def handler(self):
+    def handler(self) -> str:
         """The module that handles the mail."""
         return self.key.rpartition(":")[0] or self.key
 
     @property
-    def short_key(self):
+    def short_key(self) -> str:
         """What the key has after the module, for example a list or a ticket."""
         return self.key.rpartition(":")[2] if ":" in self.key else ""
 

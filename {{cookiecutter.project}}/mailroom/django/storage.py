@@ -90,7 +90,7 @@ class DjangoStorage(Storage):
 
     def read(self, key: str | None, sender: str | None) -> str:
         found = self._values("state", key, sender)
-        return found[0] if found else ROUTE_FIRST_STATE
+        return str(found[0] if found else ROUTE_FIRST_STATE)
 
     def changed(self, key: str | None, sender: str | None) -> float | None:
         found = self._values("changed", key, sender)
@@ -98,14 +98,14 @@ class DjangoStorage(Storage):
 
     def rows(self) -> Iterator[StoredRow]:
         following = self._rows().order_by("pk").values_list("pk", "key", "sender", "state", "changed")
-        page = self._run(list, following[:PAGE])
+        page: list[Any] = self._run(list, following[:PAGE])
         while page:
             for _, key, sender, state, changed in page:
                 yield key, sender, state, changed.timestamp()
             page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
 
     def is_handled(self, digest: bytes) -> bool:
-        return self._run(Handled.objects.using(self.using).filter(digest=digest.hex()).exists)
+        return bool(self._run(Handled.objects.using(self.using).filter(digest=digest.hex()).exists))
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
@@ -190,7 +190,7 @@ class DjangoStorage(Storage):
 
     def _is_in_memory(self) -> bool:
         connection = connections[self.using]
-        return connection.vendor == "sqlite" and connection.is_in_memory_db()
+        return bool(connection.vendor == "sqlite" and connection.is_in_memory_db())
 
     def _rows(self) -> Any:
         return State.objects.using(self.using)
@@ -226,7 +226,8 @@ class DjangoStorage(Storage):
         self.open()
         connection = connections[self.using]
         with _failing():
-            mail = current() and current().connected
+            here = current()
+            mail = here and here.connected
             if isinstance(mail, MailTransaction) and mail.connection is connection:
                 with mail.ours():
                     return work(*arguments)

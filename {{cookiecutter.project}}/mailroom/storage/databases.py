@@ -48,7 +48,7 @@ class Database:
     def prepare(self, engine: Engine) -> None:
         """Listen to the connections of the engine."""
 
-    def upsert(self, table: Table) -> Insert:
+    def upsert(self, table: Table) -> Any:
         """Return a statement that leaves a row that has this state already as it is."""
         insert = self.insert(table)
         new = {"state": insert.excluded.state, "changed": insert.excluded.changed}
@@ -79,7 +79,7 @@ class PostgreSQL(Database):
             if self.prepare_threshold is None and is_pooled(connection) or self.prepare_threshold == "None":
                 connection.prepare_threshold = None
             elif self.prepare_threshold is not None:
-                connection.prepare_threshold = int(self.prepare_threshold)
+                connection.prepare_threshold = int(str(self.prepare_threshold))
 
     def begin(self, cursor: Any, number: int | None) -> None:
         options = str(self.url.query.get("options"))

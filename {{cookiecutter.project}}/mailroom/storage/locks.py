@@ -103,7 +103,7 @@ class FairLock:
                 self._is_held = False
 
 
-def lock_number(name: str) -> int:
+def lock_number(name: object) -> int:
     """Return the number, of 56 bits, of the lock that has this name, for example of a sender."""
     octets = repr(name).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(octets, digest_size=7).digest(), "big")

@@ -54,7 +54,8 @@ STATES = sqlalchemy.Table(
 HANDLED = sqlalchemy.Table(
     "handled", METADATA, Column("digest", text(64), primary_key=True), Column("at", Double, nullable=False, index=True)
 )
-key, sender = sqlalchemy.bindparam("key"), sqlalchemy.bindparam("sender")
+key: Any = sqlalchemy.bindparam("key")
+sender: Any = sqlalchemy.bindparam("sender")
 ROW = sqlalchemy.and_(STATES.c.key == key, STATES.c.sender == sender)
 PAGE = (
     STATES.select()
@@ -135,7 +136,7 @@ class SQLAlchemyStorage(Storage):
 
     def read(self, key: str | None, sender: str | None) -> str:
         rows = self._fetch("select", checked(key, sender)[:2])
-        return rows[0][0] if rows else ROUTE_FIRST_STATE
+        return str(rows[0][0] if rows else ROUTE_FIRST_STATE)
 
     def changed(self, key: str | None, sender: str | None) -> float | None:
         rows = self._fetch("select", checked(key, sender)[:2])
@@ -158,7 +159,7 @@ class SQLAlchemyStorage(Storage):
             self._begin(here, lock_number(checked("", here.sender)[1]))
         yield
 
-    def begin(self, here: Transaction) -> Connection:
+    def begin(self, here: Transaction) -> Any:
         """Return the `Connection`, in a savepoint: a `Session` can be bound to it, and commits nothing."""
         if here.connected is None:
             self._begin(here)
@@ -249,16 +250,17 @@ class SQLAlchemyStorage(Storage):
             here.connected, _ = self._first_use(lambda connection: begin(_cursor(connection), number))
             here.connected.begin()
 
-    def _fetch(self, statement: str, parameters: Sequence = ()) -> list:
+    def _fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement, in the transaction of this thread or by itself."""
         self.open()
 
-        def fetch(connection: Connection) -> list:
+        def fetch(connection: Connection) -> list[Any]:
             cursor = _cursor(connection)
             cursor.execute(self._sql[statement], parameters)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
-        connected = current() and current().connected
+        here = current()
+        connected: Any = here and here.connected
         with self._failing():
             if getattr(connected, "engine", None) is not self._engine:
                 connection, rows = self._first_use(fetch)
@@ -283,8 +285,8 @@ class SQLAlchemyStorage(Storage):
             try:
                 return connection, work(connection)
             except BaseException as error:
-                driver = connection.connection.driver_connection
-                is_closed = self._engine.dialect.is_disconnect(error, driver, None)
+                dialect: Any = self._engine.dialect
+                is_closed = dialect.is_disconnect(error, connection.connection.driver_connection, None)
                 connection.invalidate()
                 connection.close()
                 if not is_closed or is_last:
@@ -337,7 +339,7 @@ def _database(url: str, *timeouts: int) -> Database:
     raise ValueError("it must begin with postgresql:// (psycopg 3), mariadb:// (PyMySQL) or sqlite:///")
 
 
-def _change(key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple]:
+def _change(key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple[Any, ...]]:
     row = checked(key, sender, state)
     return ("delete", row[:2]) if state == ROUTE_FIRST_STATE else ("upsert", (*row, now))
 

@@ -70,6 +70,9 @@ FAULTS = {
 }
 
 
+# `conversations=2`, of which there may be 8, where it does not matter how much is played.
+
+
 def create_visits(connection):
     connection.execute("CREATE TABLE IF NOT EXISTS visits (sender TEXT)")
 
@@ -132,7 +135,7 @@ def test_storage_and_files_of_the_application_are_left_alone(play, room, tmp_pat
     Router.STATE_STORE = storage = Untouchable()
     before = room.reply_limit, Router.call_safely, room._storage
 
-    play(handlers)
+    play(handlers, conversations=2)
 
     assert Router.STATE_STORE is storage
     assert (room.reply_limit, Router.call_safely, room._storage) == before
@@ -161,7 +164,7 @@ alice@people.example -> news
 
 
 def test_state_without_a_way_out_is_named_and_how_to_declare_it(play):
-    failure = play(STAYS)
+    failure = play(STAYS, conversations=2)
 
     assert ".SUBSCRIBED back to START" in failure
     assert "Add a transcript that does, or name the states in which a conversation may end" in failure
@@ -169,16 +172,16 @@ def test_state_without_a_way_out_is_named_and_how_to_declare_it(play):
 
 
 def test_conversation_may_end_in_a_state_that_is_declared(play):
-    assert play(STAYS, end_states=["SUBSCRIBED"]) is None
+    assert play(STAYS, end_states=["SUBSCRIBED"], conversations=2) is None
 
 
 def test_transcript_shows_a_way_out_that_cannot_be_guessed(play, tmp_path):
-    assert ".SUBSCRIBED back to START" in play(MAGIC)
+    assert ".SUBSCRIBED back to START" in play(MAGIC, conversations=2)
 
     (tmp_path / "tests" / "conversations").mkdir(parents=True)
     (tmp_path / "tests" / "conversations" / "leave.txt").write_text(WAY_OUT)
 
-    assert play(MAGIC) is None
+    assert play(MAGIC, conversations=2) is None
 
 
 def test_state_that_is_hardly_reached_is_not_judged(play):
@@ -186,4 +189,4 @@ def test_state_that_is_hardly_reached_is_not_judged(play):
         '\n\n@route("hidden@(host)")\ndef HIDDEN(message, host):\n    return HIDDEN\n'
     )
 
-    assert play(rare) is None
+    assert play(rare, conversations=2) is None

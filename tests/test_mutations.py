@@ -104,7 +104,7 @@ PACKAGE = [
         "cursor.close()",
         "pass",
     ),
-    (TRANSACTIONS.format("note_is_forgotten_after_a_week"), "storage/sqlite.py", "now - HANDLED_KEPT", "0"),
+    (TRANSACTIONS.format("note_is_forgotten_after_a_week"), "storage/tables.py", "now - HANDLED_KEPT", "0"),
     (
         TRANSACTIONS.format("handler_that_ends_the_transaction_itself_keeps_no_half_of_a_mail"),
         "storage/joined.py",

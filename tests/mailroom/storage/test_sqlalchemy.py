@@ -129,7 +129,7 @@ class SQLAlchemyContract(OurSharedStorageContract, OwnTablesContract):
         storage.set(KEY, ALICE, "CONFIRMING")
         with refused(451), storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
-            with patch.dict(storage._sql, select="no SQL"), refused(451):
+            with patch.object(storage._database, "sql", lambda statement: "no SQL"), refused(451):
                 storage.get(KEY, BOB)
         assert storage.get(KEY, ALICE) == "CONFIRMING"
 

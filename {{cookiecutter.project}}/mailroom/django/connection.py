@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from django.db import DatabaseError, NotSupportedError, OperationalError, connections, transaction
+from django.db import DatabaseError, NotSupportedError, connections, transaction
 
 from mailroom.storage import LOG, Transaction
 from mailroom.storage.locks import FileLocks
-from mailroom.storage.servers import has_written, limit_waiting, limits_in_postgresql, refuse_end
+from mailroom.storage.servers import has_written, limit_waiting, lock_refused, postgresql_begin, refuse_end
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
 OPENED = "_mail_states_opened"
@@ -62,9 +62,16 @@ class MailTransaction:
         self.may_write = not (self.is_outermost and self.connection.vendor == "sqlite")
         with ExitStack() as stack:
             stack.enter_context(_sender_lock(self.connection, number, lock_timeout))
-            stack.enter_context(self._atomic())
+            if not self.may_write:
+                stack.callback(setattr, self.connection, "transaction_mode", self.connection.transaction_mode)
+                self.connection.transaction_mode = None
+            stack.enter_context(transaction.atomic(using))
             if self.connection.vendor == "postgresql":
-                self._limit_and_lock(number, lock_timeout, answer_timeout)
+                # Whatever the site's level is: who has waited for the lock sees what the mail before has left.
+                begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED" if self.is_outermost else "SELECT 1"
+                options = self.connection.settings_dict["OPTIONS"].get("options")
+                with lock_refused(), self.connection.cursor() as cursor:
+                    cursor.execute(postgresql_begin(begin, number, answer_timeout, lock_timeout, options))
             stack.enter_context(self.connection.execute_wrapper(self._execute))
             self._stack = stack.pop_all()
         self.is_ours = False
@@ -113,34 +120,6 @@ class MailTransaction:
                 function()
             except Exception:
                 LOG.exception("%r failed, after the commit of a mail", function)
-
-    @contextmanager
-    def _atomic(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self.may_write:
-                stack.enter_context(transaction.atomic(self.connection.alias))
-            else:
-                mode, self.connection.transaction_mode = self.connection.transaction_mode, None
-                try:
-                    stack.enter_context(transaction.atomic(self.connection.alias))
-                finally:
-                    self.connection.transaction_mode = mode
-            yield
-
-    def _limit_and_lock(self, number: int | None, lock_timeout: float, answer_timeout: float) -> None:
-        options = str(self.connection.settings_dict["OPTIONS"].get("options"))
-        statements = limits_in_postgresql(answer_timeout, lock_timeout, options)
-        if self.is_outermost:  # whatever the site's level is: who has waited sees what the mail before has left
-            statements.insert(0, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        if number is not None:
-            statements.append(f"SELECT pg_advisory_xact_lock({number})")
-        try:
-            with self.connection.cursor() as cursor:
-                cursor.execute("; ".join(statements))  # the server ends lock and transaction when the worker dies
-        except OperationalError as error:
-            if type(error.__cause__).__name__ == "LockNotAvailable":
-                raise TimeoutError from error
-            raise
 
     def _execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         if self.is_ours:

@@ -1,17 +1,22 @@
 """What differs between the databases that `SQLAlchemyStorage` can use.
 
-A class says how a URL names the database, how its driver gives up in time (time-outs are in seconds), how a row is
-inserted or updated in one statement, and how a transaction begins and locks a sender, by a number of 64 bits.
+A class says how a URL names the database, how its driver gives up in time (time-outs are in seconds), what it makes
+of the SQL for SQLite, and how a transaction begins and locks a sender, by a number of 64 bits.
 """
 
+import re
 from typing import Any
 
-from sqlalchemy import URL, Engine, Insert, String, Table, event, func
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy import URL, Engine, String, event
+from sqlalchemy.dialects import mysql, postgresql
 
-from mailroom.storage.servers import is_pooled, limit_waiting, limits_in_postgresql
+from mailroom.storage.servers import limit_waiting, lock_refused, postgresql_begin
+from mailroom.storage.tables import UPSERT
 
 DEADLOCK = 1213  # in MariaDB: everything was rolled back, and what came next would be committed at once
+MARIADB_UPSERT = """
+    INSERT INTO states VALUES (?, ?, ?, ?)
+    ON DUPLICATE KEY UPDATE changed = IF(state = VALUES(state), changed, VALUES(changed)), state = VALUES(state)"""
 
 
 def text(length: int) -> String:
@@ -27,12 +32,10 @@ def text(length: int) -> String:
     )
 
 
-class Database:
-    """One kind of database, with the `url` as SQLAlchemy wants it."""
+class PostgreSQL:
+    """The lock is an advisory one of the transaction; the server ends both when the worker dies."""
 
-    names: tuple[str, ...]
-    paramstyle = "format"
-    insert: Any = staticmethod(postgresql.insert)
+    names = ("postgresql+psycopg", "postgresql", "postgres")
     is_in_memory = False
 
     def __init__(self, url: URL, connect_timeout: float, statement_timeout: float, lock_timeout: float) -> None:
@@ -41,67 +44,49 @@ class Database:
         self.statement_timeout = statement_timeout
         self.lock_timeout = lock_timeout
 
-    def options(self) -> dict[str, Any]:
+    def sql(self, statement: str) -> str:
+        """Return what this database makes of a statement of `storage/sqlite.py`."""
+        return statement.replace("?", "%s")
+
+    def arguments(self) -> dict[str, Any]:
         """Return what the driver gets to connect."""
-        raise NotImplementedError
-
-    def prepare(self, engine: Engine) -> None:
-        """Listen to the connections of the engine."""
-
-    def upsert(self, table: Table) -> Any:
-        """Return a statement that leaves a row that has this state already as it is."""
-        insert = self.insert(table)
-        new = {"state": insert.excluded.state, "changed": insert.excluded.changed}
-        return insert.on_conflict_do_update(
-            index_elements=table.primary_key, set_=new, where=table.c.state != insert.excluded.state
-        )
-
-    def begin(self, cursor: Any, number: int | None) -> None:
-        """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
-        raise NotImplementedError
-
-
-class PostgreSQL(Database):
-    """The lock is an advisory one of the transaction; the server ends both when the worker dies."""
-
-    names = ("postgresql+psycopg", "postgresql", "postgres")
-
-    def options(self) -> dict[str, Any]:
         self.prepare_threshold = self.url.query.get("prepare_threshold")  # psycopg wants it as a number, or None
         self.url = self.url.difference_update_query(["prepare_threshold"])
         return {} if "connect_timeout" in self.url.query else {"connect_timeout": self.connect_timeout}
 
-    def prepare(self, engine: Engine) -> None:
+    def listen(self, engine: Engine) -> None:
+        """Listen to the connections of the engine."""
+
         @event.listens_for(engine, "connect", insert=True)
         def prepare(connection: Any, record: Any) -> None:
             limit_waiting(connection, self.statement_timeout)
             connection.autocommit = True
-            if self.prepare_threshold is None and is_pooled(connection) or self.prepare_threshold == "None":
-                connection.prepare_threshold = None
-            elif self.prepare_threshold is not None:
-                connection.prepare_threshold = int(str(self.prepare_threshold))
+            threshold = self.prepare_threshold
+            if threshold is None:
+                # A pooler such as PgBouncer has numbers of its own. With it a connection moves to another session
+                # between two transactions, which has not prepared its statements.
+                number = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+                threshold = "None" if number != connection.info.backend_pid else connection.prepare_threshold
+            connection.prepare_threshold = None if threshold == "None" else int(threshold)
 
     def begin(self, cursor: Any, number: int | None) -> None:
-        options = str(self.url.query.get("options"))
-        limits = limits_in_postgresql(self.statement_timeout, self.lock_timeout, options)
+        """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
         # Whatever the server's default is: after the wait for a lock, the new state must be seen.
-        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", *limits]
-        if number is not None:
-            begin.append(f"SELECT pg_advisory_xact_lock({number})")
-        try:
-            cursor.execute("; ".join(begin))
-        except Exception as error:
-            if type(error).__name__ == "LockNotAvailable":
-                raise TimeoutError from error
-            raise
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        waits = self.statement_timeout, self.lock_timeout
+        with lock_refused():
+            cursor.execute(postgresql_begin(begin, number, *waits, self.url.query.get("options")))
 
 
-class MariaDB(Database):
+class MariaDB(PostgreSQL):
     """The lock is a named one of the session, released when the connection returns to the pool."""
 
     names = ("mariadb+pymysql", "mariadb")
 
-    def options(self) -> dict[str, Any]:
+    def sql(self, statement: str) -> str:
+        return re.sub(r"\bkey\b", "`key`", super().sql(MARIADB_UPSERT if statement == UPSERT else statement))
+
+    def arguments(self) -> dict[str, Any]:
         limits = {
             "connect_timeout": self.connect_timeout,
             "read_timeout": self.statement_timeout,
@@ -110,7 +95,7 @@ class MariaDB(Database):
         }
         return {name: value for name, value in limits.items() if name not in self.url.query}
 
-    def prepare(self, engine: Engine) -> None:
+    def listen(self, engine: Engine) -> None:
         @event.listens_for(engine, "reset")
         def release(connection: Any, record: Any, state: Any) -> None:
             connection.cursor().execute("DO RELEASE_ALL_LOCKS()")
@@ -120,12 +105,6 @@ class MariaDB(Database):
             if context.original_exception.args[:1] == (DEADLOCK,):
                 context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
-    def upsert(self, table: Table) -> Insert:
-        insert = mysql.insert(table)
-        old, new = table.c, insert.inserted
-        changed = func.if_(old.state == new.state, old.changed, new.changed)
-        return insert.on_duplicate_key_update([("changed", changed), ("state", new.state)])  # in this order
-
     def begin(self, cursor: Any, number: int | None) -> None:
         if number is not None:
             cursor.execute("SELECT GET_LOCK(%s, %s)", [f"mailroom {number}", self.lock_timeout])
@@ -134,19 +113,20 @@ class MariaDB(Database):
         cursor.execute("BEGIN")
 
 
-class SQLite(Database):
+class SQLite(PostgreSQL):
     """For tests. A transaction locks every sender: SQLite has one writer at a time."""
 
     names = ("sqlite",)
-    paramstyle = "qmark"
-    insert = staticmethod(sqlite.insert)
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def sql(self, statement: str) -> str:
+        return statement
+
+    def arguments(self) -> dict[str, Any]:
         self.is_in_memory = self.url.database in (None, "", ":memory:")
-
-    def options(self) -> dict[str, Any]:
         return {"timeout": self.lock_timeout, "check_same_thread": False}
+
+    def listen(self, engine: Engine) -> None:
+        pass
 
     def begin(self, cursor: Any, number: int | None) -> None:
         cursor.execute("BEGIN IMMEDIATE")

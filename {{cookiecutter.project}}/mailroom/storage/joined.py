@@ -119,9 +119,9 @@ class MemoryDatabase(SQLiteStorage):
     def lock(self, here: Transaction) -> Iterator[None]:
         yield
 
-    def _fetch(self, *arguments: Any, **options: Any) -> list[Any]:
+    def fetch(self, *arguments: Any, **options: Any) -> list[Any]:
         with self._one_call:
-            return super()._fetch(*arguments, **options)
+            return super().fetch(*arguments, **options)
 
     def _connection(self) -> Connection:
         if self._memory is None:

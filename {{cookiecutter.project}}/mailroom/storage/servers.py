@@ -3,7 +3,8 @@
 import re
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Of the statements of a handler: those that would end the transaction of the mail, and those that write nothing.
@@ -22,10 +23,13 @@ def has_written(statement: str, rowcount: int) -> bool:
     return rowcount != 0 and not READS.match(statement)
 
 
-def limits_in_postgresql(statement_timeout: float, lock_timeout: float, options: str = "") -> list[str]:
-    """Return the statements that limit how long a transaction waits, in seconds, except for what `options` names.
+def postgresql_begin(
+    begin: str, number: int | None, statement_timeout: float, lock_timeout: float, options: Any = ""
+) -> str:
+    """Return the SQL, for one round trip, that begins a transaction, limits its waiting and locks the `number`.
 
-    They hold for the transaction: a pooler gives the session to somebody else after it.
+    The limits, in seconds, hold for the transaction: a pooler gives the session to somebody else after it. A limit
+    that the `options` of the connection name is left as it is. Execute it in `lock_refused`.
     """
     limits = {
         "statement_timeout": round(statement_timeout * 1000),
@@ -35,7 +39,21 @@ def limits_in_postgresql(statement_timeout: float, lock_timeout: float, options:
         "tcp_keepalives_interval": 5,
         "tcp_keepalives_count": 3,
     }
-    return [f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in options]
+    statements = [begin, *(f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in str(options))]
+    if number is not None:
+        statements.append(f"SELECT pg_advisory_xact_lock({number})")  # the server releases it when the worker dies
+    return "; ".join(statements)
+
+
+@contextmanager
+def lock_refused() -> Iterator[None]:
+    """Raise `TimeoutError` when PostgreSQL says that a lock was not released in time."""
+    try:
+        yield
+    except Exception as error:
+        if "LockNotAvailable" in (type(error).__name__, type(error.__cause__).__name__):
+            raise TimeoutError from error
+        raise
 
 
 def limit_waiting(connection: Any, seconds: float) -> None:
@@ -63,12 +81,3 @@ def limit_waiting(connection: Any, seconds: float) -> None:
             return end.value
 
     connection.wait = limited
-
-
-def is_pooled(connection: Any) -> bool:
-    """Return whether a connection of psycopg 3 goes to a pooler such as PgBouncer, which gives out numbers of its own.
-
-    Between two transactions such a connection moves to another session, which has not prepared its statements.
-    """
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return bool(connection.info.backend_pid != row[0])

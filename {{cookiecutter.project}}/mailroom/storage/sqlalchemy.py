@@ -1,45 +1,43 @@
 """States and own tables in a database server, for any number of machines.
 
-SQLAlchemy finds the driver, writes the SQL and keeps the connections. Our own statements then go to the
-driver itself: to pass them through SQLAlchemy takes longer than the server needs for a `get`.
+SQLAlchemy finds the driver and keeps the connections. Our own statements then go to the driver itself: to pass
+them through SQLAlchemy takes longer than the server needs for a `get`.
 """
 
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy
 from salmon.routing import ROUTE_FIRST_STATE
-from sqlalchemy import Column, Connection, Double, Engine, event
+from sqlalchemy import Column, Connection, Double, LargeBinary, event
+from sqlalchemy.dialects.mysql import VARBINARY
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from mailroom.settings import PASSWORD_IN_URL
 from mailroom.storage import (
-    HANDLED_KEPT,
     MAX_KEY,
     MAX_SENDER,
     MAX_STATE,
     Row,
-    Storage,
     StorageError,
-    StoredRow,
     Tables,
     Transaction,
     checked,
     current,
     failing,
 )
-from mailroom.storage.databases import DATABASES, Database, text
+from mailroom.storage.databases import DATABASES, PostgreSQL, text
 from mailroom.storage.locks import lock_number
 from mailroom.storage.servers import has_written, refuse_end
+from mailroom.storage.tables import DELETE, UPSERT, TableStorage
 
-SWEEP_INTERVAL = 3600  # seconds
 PREPARE_PATIENCE = 60  # seconds, while other workers create the tables
 
 METADATA = sqlalchemy.MetaData()
@@ -49,33 +47,18 @@ STATES = sqlalchemy.Table(
     Column("key", text(MAX_KEY), primary_key=True),
     Column("sender", text(MAX_SENDER), primary_key=True),
     Column("state", text(MAX_STATE), nullable=False),
-    Column("changed", Double, nullable=False),  # seconds since the epoch
+    Column("changed", Double, nullable=False),  # seconds since the epoch, as the next one
 )
 HANDLED = sqlalchemy.Table(
-    "handled", METADATA, Column("digest", text(64), primary_key=True), Column("at", Double, nullable=False, index=True)
+    "handled",
+    METADATA,
+    Column("digest", LargeBinary().with_variant(VARBINARY(64), "mariadb"), primary_key=True),
+    Column("at", Double, nullable=False, index=True),
 )
-key: Any = sqlalchemy.bindparam("key")
-sender: Any = sqlalchemy.bindparam("sender")
-ROW = sqlalchemy.and_(STATES.c.key == key, STATES.c.sender == sender)
-PAGE = (
-    STATES.select()
-    .order_by(STATES.c.key, STATES.c.sender)
-    .limit(sqlalchemy.literal_column("1000"))
-    .offset(sqlalchemy.literal_column("0"))  # which SQLite's dialect would add as a parameter
-)
-STATEMENTS = {
-    "select": sqlalchemy.select(STATES.c.state, STATES.c.changed).where(ROW),
-    "select first page": PAGE,
-    "select next page": PAGE.where(sqlalchemy.tuple_(STATES.c.key, STATES.c.sender) > sqlalchemy.tuple_(key, sender)),
-    "select note": sqlalchemy.select(HANDLED.c.at).where(HANDLED.c.digest == sqlalchemy.bindparam("digest")),
-    "delete": STATES.delete().where(ROW),
-    "note": HANDLED.insert(),
-    "sweep": HANDLED.delete().where(HANDLED.c.at < sqlalchemy.bindparam("before")),
-}
 T = TypeVar("T")
 
 
-class SQLAlchemyStorage(Storage):
+class SQLAlchemyStorage(TableStorage):
     """States and own tables in the database at `url`; what is missing there is created at the first use.
 
     `url` is one of SQLAlchemy's, for PostgreSQL, MariaDB or, for tests, SQLite; `postgresql://` means
@@ -83,9 +66,8 @@ class SQLAlchemyStorage(Storage):
     statement, and for the lock of a sender. The connection of a transaction is a `sqlalchemy.Connection`.
     """
 
-    _engine: Engine
     _is_open = False
-    _next_sweep = 0.0
+    _engine: Any = None
 
     def __init__(
         self,
@@ -107,11 +89,12 @@ class SQLAlchemyStorage(Storage):
     def open(self) -> None:
         if not self._is_open:
             with failing(Exception):  # whatever a driver makes of a URL
-                self._connect()
+                if self._engine is None:
+                    self._connect()
                 self._prepare()
 
     def close(self) -> None:
-        if self._is_open:
+        if self._engine is not None:
             self._engine.dispose()
 
     def create_tables(self, tables: Tables) -> None:
@@ -123,40 +106,50 @@ class SQLAlchemyStorage(Storage):
 
     def clear(self) -> None:
         """Forget every state and note; in a database in memory, everything."""
-        self.refuse_when_protected()
         self.open()
         if self._database.is_in_memory:
-            self._engine.dispose()
+            self.close()
             self._is_open = False
-            return
-        with self.transaction() as here:
-            connection = self.begin(here)
-            for table in (STATES, HANDLED):
-                connection.execute(table.delete())
+        else:
+            super().clear()
 
-    def read(self, key: str | None, sender: str | None) -> str:
-        rows = self._fetch("select", checked(key, sender)[:2])
-        return str(rows[0][0] if rows else ROUTE_FIRST_STATE)
+    def cells(self, *texts: str | None) -> tuple[str, ...]:
+        return checked(*texts)[: len(texts)]
 
-    def changed(self, key: str | None, sender: str | None) -> float | None:
-        rows = self._fetch("select", checked(key, sender)[:2])
-        return rows[0][1] if rows else None
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a statement, in the transaction of this thread or by itself."""
+        self.open()
 
-    def rows(self) -> Iterator[StoredRow]:
-        rows = self._fetch("select first page")
-        while rows:
-            yield from (tuple(row) for row in rows)
-            rows = self._fetch("select next page", rows[-1][:2])
+        def fetch(connection: Connection) -> list[Any]:
+            cursor = connection.connection.cursor()
+            cursor.execute(self._database.sql(sql), parameters)
+            return list(cursor.fetchall())
 
-    def is_handled(self, digest: bytes) -> bool:
-        return bool(self._fetch("select note", [digest.hex()]))
+        here = current()
+        connected = here and here.connected
+        with self._failing():
+            if getattr(connected, "engine", None) is not self._engine:
+                connection, rows = self._first_use(fetch)
+                connection.close()
+                return rows
+            if connected.invalidated:
+                raise StorageError
+            try:
+                return fetch(connected)
+            except BaseException:
+                connected.invalidate()  # nothing more happens in this transaction
+                raise
+
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> None:
+        with self._failing():
+            here.connected.connection.cursor().execute(self._database.sql(sql), parameters)
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender within the transaction of the database, which begins here or at the first use."""
         self.open()
         if here.sender is not None and not here.stateless:
-            self._begin(here, lock_number(checked("", here.sender)[1]))
+            self._begin(here, lock_number(self.cells("", here.sender)[1]))
         yield
 
     def begin(self, here: Transaction) -> Any:
@@ -168,15 +161,17 @@ class SQLAlchemyStorage(Storage):
                 here.savepoint = here.connected.begin_nested()
         if here.connected.invalidated or not here.savepoint.is_active:
             raise StorageError from InvalidRequestError("the database has rolled this transaction back")
-        return here.connected
+        connection: Connection = here.connected
+        return connection
 
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
-        changes = (_change(*row, time.time()) for row in rows)
+        changes = (self._change(*row, time.time()) for row in rows)
         with self._failing():
             # By the same order everywhere, so that two of these do not wait for each other.
             while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
                 for statement, group in groupby(some, key=itemgetter(0)):
-                    _cursor(here.connected).executemany(self._sql[statement], [row for _, row in group])
+                    cursor = here.connected.connection.cursor()
+                    cursor.executemany(self._database.sql(statement), [row for _, row in group])
 
     def commit(self, here: Transaction) -> None:
         changes = here.changes()
@@ -189,11 +184,10 @@ class SQLAlchemyStorage(Storage):
                 here.savepoint.commit()  # it fails where the database, or the handler, has ended the transaction
             self.write(here, changes)
             if here.note and (changes or here.has_written):
-                _cursor(here.connected).execute(self._sql["note"], (here.note.hex(), time.time()))
+                self.note(here)
             connection, here.connected = here.connected, None
             with connection:
                 connection.commit()
-        self._sweep()
 
     def rollback(self, here: Transaction) -> None:
         if here.connected is not None:
@@ -205,22 +199,21 @@ class SQLAlchemyStorage(Storage):
                     connection.invalidate()
             connection.close()
 
+    def _change(self, key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple[Any, ...]]:
+        row = self.cells(key, sender, state)
+        return (DELETE, row[:2]) if state == ROUTE_FIRST_STATE else (UPSERT, (*row, now))
+
     def _connect(self) -> None:
         self._database = _database(self.url, *self.timeouts)
-        arguments = self._database.options()
+        arguments = self._database.arguments()
+        pool: Any = {"poolclass": StaticPool} if self._database.is_in_memory else {"pool_timeout": self.timeouts[0]}
         engine = sqlalchemy.create_engine(
-            self._database.url,
-            isolation_level="AUTOCOMMIT",
-            paramstyle=self._database.paramstyle,
-            **({"poolclass": StaticPool} if self._database.is_in_memory else {"pool_timeout": self.timeouts[0]}),
-            connect_args=arguments,
+            self._database.url, isolation_level="AUTOCOMMIT", connect_args=arguments, **pool
         )
-        self._database.prepare(engine)
+        self._database.listen(engine)
         for name in ("commit", "rollback", "before_cursor_execute"):
             event.listen(engine, name, _before)
         event.listen(engine, "after_cursor_execute", _after)
-        statements = {**STATEMENTS, "upsert": self._database.upsert(STATES)}
-        self._sql = {name: str(statement.compile(dialect=engine.dialect)) for name, statement in statements.items()}
         self._engine = engine
         _storages.add(self)
 
@@ -229,7 +222,7 @@ class SQLAlchemyStorage(Storage):
         here, deadline = Transaction(self, None, False), time.monotonic() + PREPARE_PATIENCE
         while here.connected is None:
             try:
-                self._begin(here, lock_number(METADATA.tables.keys()))
+                self._begin(here, lock_number("the tables"))
             except StorageError as error:
                 if not isinstance(error.__cause__, TimeoutError) or time.monotonic() > deadline:
                     raise
@@ -247,32 +240,8 @@ class SQLAlchemyStorage(Storage):
     def _begin(self, here: Transaction, number: int | None = None) -> None:
         with self._failing():
             begin = self._database.begin
-            here.connected, _ = self._first_use(lambda connection: begin(_cursor(connection), number))
+            here.connected, _ = self._first_use(lambda connection: begin(connection.connection.cursor(), number))
             here.connected.begin()
-
-    def _fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a statement, in the transaction of this thread or by itself."""
-        self.open()
-
-        def fetch(connection: Connection) -> list[Any]:
-            cursor = _cursor(connection)
-            cursor.execute(self._sql[statement], parameters)
-            return list(cursor.fetchall())
-
-        here = current()
-        connected: Any = here and here.connected
-        with self._failing():
-            if getattr(connected, "engine", None) is not self._engine:
-                connection, rows = self._first_use(fetch)
-                connection.close()
-                return rows
-            if connected.invalidated:
-                raise StorageError
-            try:
-                return fetch(connected)
-            except BaseException:
-                connected.invalidate()  # nothing more happens in this transaction
-                raise
 
     def _first_use(self, work: Callable[[Connection], T]) -> tuple[Connection, T]:
         """Return a connection, and `work(connection)` as its first use.
@@ -294,21 +263,9 @@ class SQLAlchemyStorage(Storage):
                 self._engine.dispose()
         raise AssertionError
 
-    def _sweep(self) -> None:
-        """Forget now and then which mails were handled long ago."""
-        now = time.time()
-        if now > self._next_sweep:
-            self._next_sweep = now + SWEEP_INTERVAL
-            with suppress(StorageError), self._failing(), self._engine.connect() as connection:
-                _cursor(connection).execute(self._sql["sweep"], (now - HANDLED_KEPT,))
-
     def _failing(self) -> AbstractContextManager[None]:
         driver = self._engine.dialect.loaded_dbapi
         return failing((driver.Error, SQLAlchemyError), driver.DataError)
-
-
-def _cursor(connection: Connection) -> Any:
-    return connection.connection.cursor()
 
 
 def _before(connection: Connection, cursor: Any = None, statement: str = "COMMIT", *arguments: Any) -> None:
@@ -323,7 +280,7 @@ def _after(connection: Connection, cursor: Any, statement: str, *arguments: Any)
         here.has_written |= has_written(statement, cursor.rowcount)
 
 
-def _database(url: str, *timeouts: int) -> Database:
+def _database(url: str, *timeouts: int) -> PostgreSQL:
     """Return the database that a URL is for. Raises `ValueError`, without what may be a part of a password."""
     try:
         parsed = sqlalchemy.make_url(url)
@@ -339,16 +296,11 @@ def _database(url: str, *timeouts: int) -> Database:
     raise ValueError("it must begin with postgresql:// (psycopg 3), mariadb:// (PyMySQL) or sqlite:///")
 
 
-def _change(key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple[Any, ...]]:
-    row = checked(key, sender, state)
-    return ("delete", row[:2]) if state == ROUTE_FIRST_STATE else ("upsert", (*row, now))
-
-
 def _after_fork_in_child() -> None:
     # The connections are the parent's.
     for storage in list(_storages):
         storage._engine.dispose(close=False)
 
 
-_storages: weakref.WeakSet[SQLAlchemyStorage] = weakref.WeakSet()
+_storages: "weakref.WeakSet[SQLAlchemyStorage]" = weakref.WeakSet()
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
@@ -17,13 +17,10 @@ from urllib.parse import quote
 from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom.storage import (
-    HANDLED_KEPT,
     LOG,
     SLOW_TRANSACTION,
     Row,
-    Storage,
     StorageError,
-    StoredRow,
     Tables,
     Transaction,
     copies,
@@ -31,26 +28,11 @@ from mailroom.storage import (
     handler_name,
 )
 from mailroom.storage.locks import FairLock, FileLocks, lock_number
+from mailroom.storage.tables import DELETE, HANDLED, STATES, UPSERT, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
 CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
-SWEEP_INTERVAL = 3600  # seconds
 FORK_PATIENCE = 1.0  # seconds
-
-STATES = """
-    CREATE TABLE states (
-        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, changed REAL NOT NULL, PRIMARY KEY (key, sender)
-    ) WITHOUT ROWID"""
-HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest BLOB PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
-
-SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
-UPSERT = """
-    INSERT INTO states VALUES (?, ?, ?, ?)
-    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state, changed = excluded.changed
-    WHERE state <> excluded.state"""
-DELETE = "DELETE FROM states WHERE key = ? AND sender = ?"
-FIRST_PAGE = "SELECT key, sender, state, changed FROM states ORDER BY key, sender LIMIT 1000"
-NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
 
 # Held for each statement outside of a transaction, so that a fork finds these connections at rest.
 _statement = threading.RLock()
@@ -58,7 +40,7 @@ _storages: "weakref.WeakSet[SQLiteStorage]" = weakref.WeakSet()
 _abandoned: "list[Connection]" = []  # connections that were in a transaction of the parent when this process was forked
 
 
-class SQLiteStorage(Storage):
+class SQLiteStorage(TableStorage):
     """States and own tables in one SQLite file, on disk at the moment a transaction ends.
 
     `path` is the file; it and its folder are created when missing, for their owner only. With `protected`,
@@ -82,7 +64,6 @@ class SQLiteStorage(Storage):
         self._tables: list[Tables] = []
         self._is_ready = False
         self._next_check = 0.0
-        self._next_sweep = 0.0
         self._reset_connections()
         _storages.add(self)
 
@@ -96,7 +77,7 @@ class SQLiteStorage(Storage):
 
     def open(self) -> None:
         """Open the file; create it where there is none, and add tables and columns that are missing."""
-        self._fetch("SELECT 1")
+        self.fetch("SELECT 1")
 
     def close(self) -> None:
         """Close the connections of all threads; the next call opens one again."""
@@ -112,31 +93,19 @@ class SQLiteStorage(Storage):
         self._tables.append(tables)
         self._is_ready = False
 
-    def clear(self) -> None:
-        """Forget every state; raise `RuntimeError` when the storage is protected."""
-        self.refuse_when_protected()
-        with self.transaction() as here:
-            here.connection.execute("DELETE FROM states")
-            here.connection.execute("DELETE FROM handled")
+    def cells(self, *texts: str | None) -> tuple[Any, ...]:
+        """Return the texts themselves, or bytes where a text would not do."""
+        return tuple(map(_cell, texts))
 
-    def read(self, key: str | None, sender: str | None) -> str:
-        """Return the stored state, or `START`."""
-        rows = self._fetch(SELECT, (_cell(key), _cell(sender)))
-        state: str = _value(rows[0][0]) if rows else ROUTE_FIRST_STATE
-        return state
+    def value(self, cell: Any) -> Any:
+        """Return the text for which a cell stands."""
+        if isinstance(cell, bytes):
+            return cell.decode("utf-8", "surrogatepass") if cell else None
+        return cell
 
-    def rows(self) -> Iterator[StoredRow]:
-        """Yield `(key, sender, state, changed)` rows by a page at a time."""
-        page = self._fetch(FIRST_PAGE)
-        while page:
-            for key, sender, state, changed in page:
-                yield _value(key), _value(sender), _value(state), changed
-            page = self._fetch(NEXT_PAGE, page[-1][:2])
-
-    def changed(self, key: str | None, sender: str | None) -> float | None:
-        """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
-        rows = self._fetch("SELECT changed FROM states WHERE key = ? AND sender = ?", (_cell(key), _cell(sender)))
-        return rows[0][0] if rows else None
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Execute a statement in a transaction that has begun."""
+        return here.connected.execute(sql, parameters)
 
     def refuse_damaged(self) -> None:
         """Raise `StorageError` when SQLite finds damage in the file."""
@@ -178,14 +147,6 @@ class SQLiteStorage(Storage):
             finally:
                 self._is_ready = False  # it was `part` that was prepared
 
-    def kinds(self) -> Set[tuple[str | None, str]]:
-        """Return the different `(key, state)` pairs that are stored."""
-        return {(_value(key), _value(state)) for key, state in self._fetch("SELECT DISTINCT key, state FROM states")}
-
-    def is_handled(self, digest: bytes) -> bool:
-        """Return whether a mail with this digest was handled within the last week."""
-        return bool(self._fetch("SELECT 1 FROM handled WHERE digest = ?", (digest,)))
-
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender of a transaction among the threads and processes of this machine."""
@@ -211,7 +172,7 @@ class SQLiteStorage(Storage):
         now = time.time()
         with self._failing():
             for key, sender, state in rows:
-                cell = _cell(key), _cell(sender)
+                cell = self.cells(key, sender)
                 if state == ROUTE_FIRST_STATE:
                     here.connected.execute(DELETE, cell)
                 else:
@@ -234,8 +195,7 @@ class SQLiteStorage(Storage):
     def _commit(self, here: Transaction) -> None:
         connection = here.connected
         if here.note and (here.has_written or connection.total_changes != here.changes_before):
-            connection.execute("INSERT INTO handled VALUES (?, ?)", (here.note, time.time()))
-            self._sweep(connection)
+            self.note(here)
         self._watch.check()
         connection.execute("COMMIT")
         with suppress(OSError, sqlite3.OperationalError):  # others write: next time
@@ -262,7 +222,7 @@ class SQLiteStorage(Storage):
         if not self._write_lock.acquire(self.write_timeout):
             raise StorageError from TimeoutError(f"others have written for {self.write_timeout} seconds")
         try:
-            self._fetch("BEGIN IMMEDIATE", deadline=deadline)
+            self.fetch("BEGIN IMMEDIATE", deadline=deadline)
             connection = self._connection()
             connection.is_busy = True
         except BaseException:
@@ -282,14 +242,7 @@ class SQLiteStorage(Storage):
         if seconds > SLOW_TRANSACTION:
             LOG.warning("%s: %s kept others from writing for %.1f seconds", self, here.handler, seconds)
 
-    def _sweep(self, connection: "Connection") -> None:
-        """Forget now and then which mails were handled long ago."""
-        now = time.time()
-        if now > self._next_sweep:
-            self._next_sweep = now + SWEEP_INTERVAL
-            connection.execute("DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
-
-    def _fetch(self, sql: str, parameters: Sequence[Any] = (), deadline: float | None = None) -> list[Any]:
+    def fetch(self, sql: str, parameters: Sequence[Any] = (), deadline: float | None = None) -> list[Any]:
         """Return the rows of a statement, tried again while another process is in the way.
 
         SQLite's own busy handler waits in steps that grow, and one process starved for seconds; short random
@@ -488,12 +441,6 @@ def _cell(value: str | None) -> str | bytes:
     except UnicodeEncodeError:
         return value.encode("utf-8", "surrogatepass")
     return value
-
-
-def _value(cell: str | bytes) -> Any:
-    if isinstance(cell, bytes):
-        return cell.decode("utf-8", "surrogatepass") if cell else None
-    return cell
 
 
 def _before_fork() -> None:

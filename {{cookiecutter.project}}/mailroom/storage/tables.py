@@ -1,0 +1,93 @@
+"""The tables of the package in any database, in the SQL of SQLite; `databases.py` knows how others say it."""
+
+import time
+from collections.abc import Iterator, Sequence, Set
+from typing import Any
+
+from salmon.routing import ROUTE_FIRST_STATE
+
+from mailroom.storage import HANDLED_KEPT, Storage, StoredRow, Transaction
+
+SWEEP_INTERVAL = 3600  # seconds
+
+STATES = """
+    CREATE TABLE states (
+        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, changed REAL NOT NULL, PRIMARY KEY (key, sender)
+    ) WITHOUT ROWID"""
+HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest BLOB PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
+
+SELECT = "SELECT state, changed FROM states WHERE key = ? AND sender = ?"
+UPSERT = """
+    INSERT INTO states VALUES (?, ?, ?, ?)
+    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state, changed = excluded.changed
+    WHERE states.state <> excluded.state"""
+DELETE = "DELETE FROM states WHERE key = ? AND sender = ?"
+FIRST_PAGE = "SELECT key, sender, state, changed FROM states ORDER BY key, sender LIMIT 1000"
+NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
+
+
+class TableStorage(Storage):
+    """A storage in these tables. A subclass says how to `fetch` and `execute`, and how it holds a text."""
+
+    _next_sweep = 0.0
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a statement, in the transaction of this thread or by itself."""
+        raise NotImplementedError
+
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Execute a statement in a transaction that has begun."""
+        raise NotImplementedError
+
+    def cells(self, *texts: str | None) -> tuple[Any, ...]:
+        """Return what stands for these texts in the database; raise `StorageError` for one that it cannot hold."""
+        raise NotImplementedError
+
+    def value(self, cell: Any) -> Any:
+        """Return the text for which a cell stands."""
+        return cell
+
+    def clear(self) -> None:
+        """Forget every state and note; raise `RuntimeError` when the storage is protected."""
+        self.refuse_when_protected()
+        with self.transaction() as here:
+            self.begin(here)
+            self.execute(here, "DELETE FROM states")
+            self.execute(here, "DELETE FROM handled")
+
+    def read(self, key: str | None, sender: str | None) -> str:
+        """Return the stored state, or `START`."""
+        rows = self.fetch(SELECT, self.cells(key, sender))
+        state: str = self.value(rows[0][0]) if rows else ROUTE_FIRST_STATE
+        return state
+
+    def rows(self) -> Iterator[StoredRow]:
+        """Yield `(key, sender, state, changed)` rows by a page at a time."""
+        page = self.fetch(FIRST_PAGE)
+        while page:
+            for *cells, changed in page:
+                key, sender, state = map(self.value, cells)
+                yield key, sender, state, changed
+            page = self.fetch(NEXT_PAGE, page[-1][:2])
+
+    def changed(self, key: str | None, sender: str | None) -> float | None:
+        """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
+        rows = self.fetch(SELECT, self.cells(key, sender))
+        return rows[0][1] if rows else None
+
+    def kinds(self) -> Set[tuple[str | None, str]]:
+        """Return the different `(key, state)` pairs that are stored."""
+        kinds = self.fetch("SELECT DISTINCT key, state FROM states")
+        return {(self.value(key), self.value(state)) for key, state in kinds}
+
+    def is_handled(self, digest: bytes) -> bool:
+        """Return whether a mail with this digest was handled within the last week."""
+        return bool(self.fetch("SELECT 1 FROM handled WHERE digest = ?", (digest,)))
+
+    def note(self, here: Transaction) -> None:
+        """Note that this mail was handled, and forget now and then which ones were long ago."""
+        now = time.time()
+        self.execute(here, "INSERT INTO handled VALUES (?, ?)", (here.note, now))
+        if now > self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL
+            self.execute(here, "DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))

@@ -35,7 +35,7 @@ def text(length: int) -> String:
 class PostgreSQL:
     """The lock is an advisory one of the transaction; the server ends both when the worker dies."""
 
-    names = ("postgresql+psycopg", "postgresql", "postgres")
+    names: tuple[str, ...] = ("postgresql+psycopg", "postgresql", "postgres")
     is_in_memory = False
 
     def __init__(self, url: URL, connect_timeout: float, statement_timeout: float, lock_timeout: float) -> None:
@@ -61,7 +61,7 @@ class PostgreSQL:
         def prepare(connection: Any, record: Any) -> None:
             limit_waiting(connection, self.statement_timeout)
             connection.autocommit = True
-            threshold = self.prepare_threshold
+            threshold: Any = self.prepare_threshold
             if threshold is None:
                 # A pooler such as PgBouncer has numbers of its own. With it a connection moves to another session
                 # between two transactions, which has not prepared its statements.

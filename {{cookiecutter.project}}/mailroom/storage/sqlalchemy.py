@@ -126,7 +126,7 @@ class SQLAlchemyStorage(TableStorage):
             return list(cursor.fetchall())
 
         here = current()
-        connected = here and here.connected
+        connected: Any = here and here.connected
         with self._failing():
             if getattr(connected, "engine", None) is not self._engine:
                 connection, rows = self._first_use(fetch)

@@ -51,6 +51,7 @@ class Ours:
     def __init__(self, folder, choice, relay_port, replies=True, name="app", **settings):
         name = f"{choice}-{name}" + "-mute" * (not replies)
         self.folder = baking.bake(folder, project=name, state_storage=choice)
+        baking.add_compiled_package(self.folder)
         if not replies:
             _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received", list_name)', "pass")
         self.settings = {

@@ -27,6 +27,8 @@ def run(folder, quick, say):
     charts = {}
     with ExitStack() as stack:
         folders = {choice: baking.bake(folder, project=f"{choice}-app", state_storage=choice) for choice in _ours()}
+        for baked in folders.values():
+            baking.add_compiled_package(baked)
         places = _Places(folder, stack, "postgresql" in folders)
         for senders in sizes:
             figures = _times(folders, places, senders, rounds, seconds)

@@ -17,7 +17,7 @@ class Process:
 
     def __init__(self, folders, places, stack):
         here, there = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         self._connection = here
         process = context.Process(target=_work, args=(folders, places, there), daemon=True)
         process.start()

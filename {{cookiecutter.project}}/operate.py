@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""See, try and mend the application: run `python operate.py --help`. Add commands here with `@operate.command()`."""
+"""Inspect, try and repair the application: run `python operate.py --help`. Add commands here with `@operate.command()`."""
 
 from mailroom.commands import operate
 

@@ -1,4 +1,4 @@
-"""Keep what the application writes from other users of the machine."""
+"""Protect the files of the application from other users, and its packages from installed ones."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def tighten_umask() -> None:
         try:
             if folder.stat().st_mode & 0o022:
                 folder.chmod(0o700)
-        except OSError:  # it is not there, or belongs to root, who then wrote it
+        except OSError:  # it does not exist, or belongs to root
             pass
 
 
@@ -38,7 +38,7 @@ def other_package(name: str) -> str | None:
 
 
 def make_private(folder: str | Path) -> None:
-    """Create a folder for its owner only, or close one that exists.
+    """Create a folder that only its owner can use, or make an existing one private.
 
     Ends the process with one line when it belongs to somebody else.
     """

@@ -27,7 +27,7 @@ def states_by_module() -> dict[str, list[str]]:
 
 
 def refuse_routes_without_values() -> None:
-    """End the process with one line for a route with a `(name)` for a parameter and no value for it: it takes no mail."""
+    """End the process with one line when a `(name)` in a route has no value: such a route takes no mail."""
     for route, (_, functions) in Router.REGISTERED.items():
         for function in functions:
             for name in inspect.signature(function).parameters:
@@ -52,7 +52,7 @@ def has_handler(key: str | None, state: str) -> bool:
 def state_key(module: str, sender: str, to: str | None = None) -> str:
     """Return the key under which the handlers in `module` keep the state of `sender` for mail `to` an address.
 
-    `to` may do without the domain. It may be left out where the key depends on nothing but the sender. Raises
+    `to` may omit the domain. It may be None where the key depends on the sender alone. Raises
     `ValueError` when the `@state_key_generator` of the module has no key.
     """
     from mailroom.message import Message

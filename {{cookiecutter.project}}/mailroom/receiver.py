@@ -1,6 +1,6 @@
-"""Take mail over LMTP or SMTP, and answer each mail honestly.
+"""Receive mail over LMTP or SMTP.
 
-Salmon's receivers parse the protocols; what they leave open is closed here, by subclass.
+Salmon's receivers parse the protocols. The subclasses here correct what Salmon leaves wrong.
 """
 
 import logging
@@ -21,7 +21,7 @@ from mailroom.storage import handler_name
 LOG = logging.getLogger(__name__)
 
 COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
-ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
+ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
 CONNECTIONS = 512  # at once; more of them wait
 IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
 CLOSE_SECONDS = 5
@@ -46,7 +46,7 @@ SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 
 
 class _Channel(lmtpd.asynchat.async_chat):
-    """One connection. To Salmon's channel it is the server as well, which is handed each mail."""
+    """One connection. It is also the server to which Salmon's channel hands each mail."""
 
     def __init__(self, receiver: "_Receiver", connection: socket.socket, address: Any, **options: Any) -> None:
         self.receiver = receiver
@@ -68,7 +68,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         data = bytes(self._octets)
         self._octets.clear()
         if self._is_leaving():
-            self.ac_in_buffer = b""  # whatever comes after QUIT: its answer would not be sent
+            self.ac_in_buffer = b""  # ignore what follows QUIT: its answer would not be sent
         elif self.get_terminator() == END_OF_MAIL:
             self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
         elif self.receiver.stopping:
@@ -76,11 +76,10 @@ class _Channel(lmtpd.asynchat.async_chat):
         else:
             self._command(data)
             if self.get_terminator() == END_OF_MAIL:
-                # The CRLF of the command DATA belongs to an end that follows at once
-                # (RFC 5321, section 4.1.1.4); an empty mail would never end without it.
+                # The end of an empty mail begins with the CRLF of the command DATA (RFC 5321, section 4.1.1.4).
                 self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
         self._too_long = False
-        self.active = time.monotonic()  # a handler may have taken its time, and the client waited for us
+        self.active = time.monotonic()  # the client waited while the handler ran
 
     def process_message(self, peer: Any, sender: Any, recipients: Any, data: bytes, **options: Any) -> str | None:
         """Answer one mail for one recipient: None for 250, or the answer itself."""
@@ -90,11 +89,11 @@ class _Channel(lmtpd.asynchat.async_chat):
         return self.receiver.answer(peer, _text(sender), _text(recipient), data)
 
     def unstuffed(self, data: bytes) -> bytes:
-        """Return `data` without what dot-stuffing added, where Salmon leaves that to us."""
+        """Undo dot-stuffing where Salmon does not."""
         return data
 
     def close_with_421(self, text: str) -> None:
-        """Close the connection with 421 and `text`, whatever the client is about to say; the second time, at once."""
+        """Answer 421 with `text`, and close the connection once that is sent; at the second call, close it at once."""
         self.ac_in_buffer = b""
         if self._is_leaving():
             self.close()
@@ -103,15 +102,15 @@ class _Channel(lmtpd.asynchat.async_chat):
             self.close_when_done()
 
     def readable(self) -> bool:
-        # Who does not take our answers is not heard: they would pile up. Nor is who was bidden farewell: a mail
-        # that is handled after a 421 comes again.
+        # Read nothing while answers wait to be sent: they would pile up. Read nothing after a 421: a client sends
+        # that mail again.
         return not self.producer_fifo
 
     def _is_leaving(self) -> bool:
         return None in self.producer_fifo  # put there by `close_when_done`
 
     def handle_expt(self) -> None:
-        self.close()  # urgent data, which no mail client sends, and which would be reported for ever
+        self.close()  # urgent data: no mail client sends it, and asyncore would report it again and again
 
     def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
@@ -121,7 +120,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         super().found_terminator()
 
     def _command(self, line: bytes) -> None:
-        """Hand a command to Salmon's channel, or answer it when Salmon would misread it."""
+        """Pass a command to Salmon's channel, or answer it where Salmon would misread it."""
         is_path = line[:4].upper() in (b"MAIL", b"RCPT")
         if self._too_long:
             self.say("500 5.5.2 The line is too long")
@@ -137,7 +136,7 @@ class _Channel(lmtpd.asynchat.async_chat):
     def _try(self, line: bytes) -> None:
         try:
             self._pass_on(line)
-        except Exception:  # Salmon lets `email` read addresses, and that raises whatever it likes
+        except Exception:  # `email`, with which Salmon parses addresses, raises anything
             self.say("501 5.5.2 That cannot be read")
 
     def _path(self, line: str) -> None:
@@ -194,11 +193,11 @@ class _SMTPChannel(_Channel, smtpd.SMTPChannel):
         self.push(answer)
 
     def _getaddr(self, arg: str) -> Any:
-        # `email`, which Salmon asks, decodes =?utf-8?q?alice?=@b.example: that is somebody else.
+        # `email`, with which Salmon parses, decodes =?utf-8?q?alice?=@b.example into another address.
         return (arg, "") if MAILBOX.fullmatch(arg[1:-1]) else super()._getaddr(arg)
 
     def smtp_RCPT(self, arg: str) -> None:
-        # One answer follows the mail; it cannot say that one recipient has it and another has not.
+        # SMTP has one answer for all recipients of a mail; it cannot name those that failed.
         if self.rcpttos:
             self.say("452 4.5.3 One recipient a transaction, please")
         else:
@@ -206,7 +205,7 @@ class _SMTPChannel(_Channel, smtpd.SMTPChannel):
 
 
 class _Receiver(asyncore.dispatcher):
-    """What both receivers do: accept, loop, answer, and stop politely."""
+    """What both receivers share: the port, the loop, the answers, and the stop."""
 
     def __init__(self, room: Mailroom, host: str, port: int) -> None:
         self.room = room
@@ -229,7 +228,7 @@ class _Receiver(asyncore.dispatcher):
         self.socket.listen(CONNECTIONS)
 
     def start(self) -> None:
-        """Open the port and answer mail until `stop`, or until TERM, HUP or INT; finish the mail at hand first.
+        """Open the port and receive mail until `stop`, TERM, HUP or INT; the current mail is finished first.
 
         `salmon start` calls this. Ends the process with one line when the port cannot be opened, or the
         `Mailroom` cannot start.
@@ -243,7 +242,7 @@ class _Receiver(asyncore.dispatcher):
         self.room.relay.close()
 
     def run(self) -> None:
-        """Answer mail at the port that `open` has opened."""
+        """Receive mail at the port that `open` has opened."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self._on_signal)
@@ -265,7 +264,7 @@ class _Receiver(asyncore.dispatcher):
     def handle_accept(self) -> None:
         try:
             accepted = self.accept()
-        except OSError as error:  # too many open files; Salmon's would close the port for good
+        except OSError as error:  # too many open files; Salmon would close the port for good
             LOG.error("%r cannot take a connection now: %s", self, error)
             self._rest_until = time.monotonic() + REST_SECONDS
             return
@@ -276,7 +275,7 @@ class _Receiver(asyncore.dispatcher):
             # Salmon answers in small writes; without this, each waits for the other side's ACK.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.getpeername()
-        except OSError:  # it has gone already, and Salmon's channel would not survive that
+        except OSError:  # the client has left, which Salmon's channel does not survive
             connection.close()
         else:
             self.channel(connection, address)
@@ -309,7 +308,7 @@ class _Receiver(asyncore.dispatcher):
         self.stop()
 
     def _drop_idle(self, listened: float) -> None:
-        """Bid farewell to those who had been silent for too long when we last listened; what came since is not read."""
+        """Close connections that had been silent for `IDLE_SECONDS` at `listened`, when data was last read."""
         if listened < self._next_sweep:
             return
         self._next_sweep = listened + IDLE_SECONDS / 10
@@ -345,11 +344,11 @@ class SMTPReceiver(_Receiver, server.SMTPReceiver):
 
 
 def _text(path: str | bytes) -> str:
-    """Return the address in what Salmon's channels hand over: text or octets, with or without brackets."""
+    """Return the address that Salmon's channels pass as text or octets, with or without brackets."""
     text = path.decode("ascii") if isinstance(path, bytes) else path
     return text[1:-1] if text.startswith("<") else text
 
 
 def _one_line(answer: str) -> str:
-    """Return `answer` fit for the wire, whatever a handler put into its `SMTPError`."""
+    """Return `answer` as one line of ASCII: a handler puts any text into its `SMTPError`."""
     return " ".join(answer.encode("ascii", "replace").decode("ascii").split())[:500]

@@ -1,4 +1,4 @@
-"""Send mail through one relay, over one connection for as long as that lives."""
+"""Send mail through a relay, over one connection that is kept open."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ from mailroom import storage
 from mailroom.settings import refuse
 
 IMPLICIT_TLS = 465  # the port
-TIMEOUT = 30  # seconds, in which nothing comes from the relay
+TIMEOUT = 30  # seconds to wait for an answer of the relay
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
 BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without a name, or the null sender
@@ -59,7 +59,7 @@ class Relay(server.Relay):
     def deliver(self, message: Any, To: str | Iterable[str] | None = None, From: str | None = None) -> None:
         """Send a message, or hold it where mail is being handled; arguments as in Salmon, or octets.
 
-        Without `To` an `email.message.Message` goes to its To, Cc and Bcc, and nobody reads of Bcc.
+        Without `To` an `email.message.Message` goes to its To, Cc and Bcc; the header Bcc is removed.
         `From` is the envelope sender, `<>` for the null sender. Raises
         `salmon.server.SMTPError`, 451 when sending again may help and 550 when not.
         """
@@ -102,7 +102,7 @@ class Relay(server.Relay):
                 raise _refusal(error) from error
 
     def close(self) -> None:
-        """Say goodbye to the relay, and do not wait for an answer."""
+        """Send QUIT without waiting for the answer, and close the connection."""
         with self._one_mail:
             if self._connection is not None:
                 with suppress(smtplib.SMTPException):
@@ -110,9 +110,9 @@ class Relay(server.Relay):
             self._forget()
 
     def _offer(self, envelope: Envelope) -> None:
-        """Say all that comes before the content, over the kept connection or, when the relay has ended that, a new one.
+        """Send the commands before the content, over a new connection when the relay has closed the kept one.
 
-        Until the content nothing has been sent, so nothing is sent twice.
+        They may be sent twice: a mail is not sent before its content.
         """
         if self._connection is not None:
             try:
@@ -158,7 +158,7 @@ def _offer(connection: smtplib.SMTP, envelope: Envelope) -> None:
 
 
 def _commands(envelope: Envelope, options: str = "") -> list[bytes]:
-    """Return all that is said before the content; raise `ValueError` for an address that cannot be sent."""
+    """Return the commands before the content; raise `ValueError` for an address that cannot be sent."""
     paths = [f"<{address.strip('<>')}>" for address in (envelope.sender, *envelope.recipients)]
     commands = [f"MAIL FROM:{paths[0]}{options}", *(f"RCPT TO:{path}" for path in paths[1:]), "DATA"]
     if not all(map(str.isprintable, commands)):
@@ -171,20 +171,20 @@ def _exchange(connection: smtplib.SMTP, lines: list[bytes]) -> None:
     connection.send(b"".join(line + b"\r\n" for line in lines))
     for line in lines:
         code, text = connection.getreply()
-        # Where 354 does not ask for it, the content would be read as commands.
+        # Without a 354, the relay would read the content as commands.
         as_wanted = code == 354 if line == b"DATA" else 200 <= code < 300
         if not as_wanted:
             raise smtplib.SMTPResponseException(code, text)
 
 
 def _stuffed(data: bytes) -> bytes:
-    """Return lines of octets as they stand before the dot that ends a mail (RFC 5321, section 4.5.2)."""
+    """Return content that ends in CRLF, with a dot before each line that begins with one (RFC 5321, section 4.5.2)."""
     data = data if data.endswith(b"\r\n") else data + b"\r\n"
     return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
 
 
 def _refusal(error: Exception) -> SMTPError:
-    """Return the `salmon.server.SMTPError` for what became of a transaction."""
+    """Return the `salmon.server.SMTPError` for a mail that was not sent."""
     code = getattr(error, "smtp_code", 0)
     if code >= 500 and code not in LOGIN_WANTED:
         return SMTPError(550, "5.7.1 The relay refused the reply")
@@ -203,7 +203,7 @@ def _addresses(value: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _recipients(message: Any) -> Any:
-    """Return what stands in the headers that name recipients."""
+    """Return the values of the headers that name recipients."""
     if isinstance(message, Message):
         return [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
     return message["To"]

@@ -29,8 +29,8 @@ PASSWORD_IN_URL = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)
 class Env(environs.Env):
     """An `environs.Env` that has read `.env`.
 
-    The environment goes before `.env`, and both before the default. Under pytest neither counts, so that
-    tests are the same on every machine: there, `TEST_RECEIVER_PORT` overrides `receiver_port`.
+    The environment overrides `.env`, and both override the default. Under pytest both are ignored, so that
+    tests are the same on every machine; `TEST_RECEIVER_PORT` overrides `receiver_port` there.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Env(environs.Env):
 
     def seal(self) -> None:
         """Accept no more settings; end the process with one line on stderr when a value or a default is wrong."""
-        old = os.environ.get("RELAY_STARTTLS")  # of version 0.1: to ignore it would send a password in clear
+        old = os.environ.get("RELAY_STARTTLS")  # of version 0.1; without the new name, a password is sent in clear
         if old and not self._prefix:
             refuse("RELAY_STARTTLS", old, "is called RELAY_TLS now")
         for name, field in self._fields.items():
@@ -58,7 +58,7 @@ class Env(environs.Env):
             try:
                 value = field.deserialize(default)
             except ValidationError as error:
-                field.load_default = None  # it is no example
+                field.load_default = None  # so that it is not shown as an example
                 self._refuse(name, default, next(iter(error.messages)))
             if type(value) is type(default) and value != default:
                 refuse(name, default, f"must be written as {value!r}")

@@ -75,5 +75,5 @@ def _create_key(path: Path) -> None:
         with suppress(FileExistsError):
             os.link(file.name, path)
     folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # a power cut must not take the name
+    os.fsync(folder)  # so that a power cut does not undo the name
     os.close(folder)

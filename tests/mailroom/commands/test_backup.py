@@ -209,7 +209,7 @@ def test_restore_after_all_workers_have_stopped(backup, restore, storage):
     change(storage)
     storage.close()
 
-    assert restore().startswith(f"{storage!r} is what ")
+    assert restore().startswith(f"{storage!r} is restored from ")
 
     assert_restored(storage)
 

@@ -14,7 +14,7 @@ __all__ = ["boot", "operate"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def operate() -> None:
-    """See, try and mend the application."""
+    """Inspect, try and repair the application."""
 
 
 for command in (backup, check, diagram, restore, states, talk):

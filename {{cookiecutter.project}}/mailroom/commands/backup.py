@@ -1,4 +1,4 @@
-"""`operate.py backup` and `restore`: save the database of an SQLite storage, and bring it back."""
+"""`operate.py backup` and `restore`: save and restore the database of an SQLite storage."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OTHER_TOOLS = (
 def backup(file: str) -> None:
     """Save states and own tables in the new FILE, which is an SQLite database.
 
-    The server may run meanwhile. What is in FILE is checked, and for its owner only.
+    The server may run. FILE is checked for damage, and only its owner can read it.
 
     \b
     python operate.py backup run/states.backup
@@ -35,10 +35,10 @@ def backup(file: str) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, resolve_path=True))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def restore(file: str, yes: bool) -> None:
-    """Bring back what `backup` has saved in FILE; what came later is gone.
+    """Restore what `backup` has saved in FILE. All later changes are lost.
 
-    The server may run meanwhile, and finds it at the next mail. Where the database is damaged, or its files were moved
-    or deleted, stop the server first.
+    The server may run: it uses the restored database from the next mail on. Stop it first where the database is
+    damaged, or its files were moved or deleted.
 
     \b
     python operate.py restore run/states.backup
@@ -48,11 +48,11 @@ def restore(file: str, yes: bool) -> None:
         click.confirm(f"Replace all that is in {storage!r}?", abort=True)
     with one_line(f"nothing has changed: {file} was not restored into {storage!r}"):
         storage.restore(file)
-    click.echo(f"{storage!r} is what {file} has")
+    click.echo(f"{storage!r} is restored from {file}")
 
 
 def sqlite_storage() -> SQLiteStorage:
-    """Return the storage of the application; end the command when it is not one of SQLite."""
+    """Return the storage of the application; end the command when it is no `SQLiteStorage`."""
     storage = boot_quietly().room.storage
     if not isinstance(storage, SQLiteStorage):
         raise click.ClickException(f"{storage!r} is no SQLiteStorage; {OTHER_TOOLS}")

@@ -21,7 +21,7 @@ def boot(module: str = "config.boot") -> Any:
 
 
 def boot_quietly() -> Any:
-    """Boot for a command that says itself what fails, and return the settings: nothing is logged."""
+    """Boot for a command that reports errors itself, and return the settings: nothing is logged."""
     settings = boot()
     logging.disable(logging.ERROR)
     return settings

@@ -1,4 +1,4 @@
-"""`operate.py check`: is all well? For a health check, and for the minute before a start."""
+"""`operate.py check`: find what is wrong before a start, or in a health check."""
 
 import importlib.util
 import json
@@ -30,17 +30,17 @@ PROBE = "check@localhost"
 
 
 class Trouble(Exception):
-    """What is wrong, in one line that says what to do about it."""
+    """What is wrong and what to do about it, in one line."""
 
 
 @click.command()
 @click.option("--running", is_flag=True, help="Check whether the server takes mail, instead of all stored states.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for a machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(running: bool, as_json: bool) -> None:
-    """Check whether all is well; exit with 1 when it is not.
+    """Check the installation and the stored states; exit with 1 when something is wrong.
 
-    This checks user, versions, packages, settings, routes, storage, permissions, relay, host name, and all stored states.
-    It writes a state and takes it back, and connects to the relay; it sends no mail.
+    This checks user, versions, packages, settings, routes, storage, permissions, relay, host name, and all stored
+    states. It writes a state and deletes it, and connects to the relay; it sends no mail.
 
     \b
     python operate.py check && salmon start
@@ -68,7 +68,7 @@ def check(running: bool, as_json: bool) -> None:
 
 
 def user() -> str:
-    """Check whose files these are: the server could not use what another user creates."""
+    """Check who owns the files: the server cannot use what another user creates."""
     folder = Path("run") if Path("run").exists() else Path.cwd()
     owner = folder.stat().st_uid
     if owner != os.geteuid():
@@ -77,7 +77,7 @@ def user() -> str:
 
 
 def versions() -> str:
-    """Check for the versions that the application was made for."""
+    """Check for versions that `mailroom` supports."""
     salmon = metadata.version("salmon-mail")
     if not salmon.startswith("3.3."):
         raise Trouble(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
@@ -104,7 +104,7 @@ def settings() -> str:
 
 
 def routes() -> str:
-    """Look for a START that never runs, because that of another module takes its mail."""
+    """Look for a START that never runs, because a handler of another module takes its mail."""
     routed = {route: functions for route, (_, functions) in Router.REGISTERED.items()}
     for address in map(current().address, examples()):
         routed[address] = [handler for functions, _ in Router.match(address) for handler in functions]
@@ -121,10 +121,10 @@ def routes() -> str:
 
 
 def storage() -> str:
-    """Write a state, read it, and take it back."""
+    """Write a state, read it, and delete it."""
     states, found, started = current().storage, [], time.monotonic()
     module, names = next(iter(states_by_module().items()), ("check", []))
-    # Where an interrupted check leaves it, the server can start all the same.
+    # A state with a handler: the server can start when a check was interrupted.
     wanted = [next((name for name in names if name != ROUTE_FIRST_STATE), ROUTE_FIRST_STATE), ROUTE_FIRST_STATE]
     try:
         states.open()
@@ -135,13 +135,13 @@ def storage() -> str:
     except SMTPError as error:
         raise Trouble(f"{states!r} fails: {error.__cause__ or error}") from error
     if found != wanted:
-        raise Trouble(f"{states!r} does not keep what it is told")
+        raise Trouble(f"{states!r} does not return the state that was set")
     took = (time.monotonic() - started) * 1000
     return f"{states!r} kept a state and gave it back, in {took:.1f} ms"
 
 
 def permissions() -> str:
-    """Look for other users who can read what is kept, or change the code."""
+    """Look for files that other users can read, and for code that they can change."""
     database = Path(getattr(import_settings(False), "state_database", "run/states"))
     kept = [Path(".env"), *Path("run").glob("[!.]*"), *Path("logs").glob("[!.]*")]
     for path in [*kept, *database.parent.glob(f"{database.name}*")]:
@@ -167,7 +167,7 @@ def relay() -> str:
 
 
 def host_name() -> str:
-    """Check how long the host takes to know its name: Salmon asks at each connection."""
+    """Check how long the host takes to look up its name, which Salmon does at each connection."""
     started = time.monotonic()
     name = socket.getfqdn()
     if time.monotonic() - started > SLOW:
@@ -176,7 +176,7 @@ def host_name() -> str:
 
 
 def stored_states() -> str:
-    """Look for damage, and for senders in states that no handler has: with them, the server does not start."""
+    """Look for damage, and for stored states without a handler, with which the server does not start."""
     try:
         current().storage.refuse_damaged()
     except SMTPError as error:

@@ -1,4 +1,4 @@
-"""Read the shelves that Salmon's and Lamson's ShelveStorage wrote, whichever dbm made them."""
+"""Read the shelves of Salmon's and Lamson's ShelveStorage, whichever dbm wrote them."""
 
 import ast
 import dbm
@@ -19,7 +19,7 @@ from mailroom.storage import Row
 def rows(path: str) -> Iterator[Row]:
     """Yield the `(key, sender, state)` rows of the shelf `path`, as it stood in `ShelveStorage(path)`.
 
-    Senders in START, whom old versions kept, are left out. Nothing in the file is executed: its values are
+    Rows in START, which old versions stored, are left out. Nothing in the file is executed: its values are
     pickles, and only text is taken out of them. Raises `ValueError` for what is no shelf of states, or of a kind
     that this Python cannot read.
     """
@@ -78,13 +78,13 @@ def _row(path: str, cell: bytes, value: bytes) -> Row:
         state = _TextUnpickler(io.BytesIO(value)).load()
         if not isinstance(state, str):
             raise ValueError
-    except Exception as error:  # whatever a forged pickle makes of it
+    except Exception as error:  # a forged pickle raises anything
         raise ValueError(f"{path} holds no state under {cell[:200]!r}") from error
     return key, sender, state
 
 
 class _TextUnpickler(pickle.Unpickler):
-    """Knows no classes and no functions, so that a pickle has nothing to call."""
+    """An unpickler without classes and functions, so that a pickle has nothing to call."""
 
     def find_class(self, module: str, name: str) -> None:
         raise pickle.UnpicklingError(f"{module}.{name} is no text")

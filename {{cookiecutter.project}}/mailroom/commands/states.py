@@ -1,4 +1,4 @@
-"""`operate.py states`: see, mend and move the stored states."""
+"""`operate.py states`: show, change and move the stored states."""
 
 import json
 import re
@@ -21,10 +21,10 @@ from mailroom.storage import Storage, StoredRow
 
 @click.group(commands=[export, import_])
 def states() -> None:
-    """See, mend and move the stored states.
+    """Show, change and move the stored states.
 
-    All of it but an import works while the server runs, unless the storage is a shelf, which is for one process.
-    A sender who has no row is in START.
+    The server may run, except for an import, and except with a shelf, which is for one process.
+    A sender without a row is in START.
     """
 
 
@@ -36,21 +36,21 @@ def age(value: str) -> int:
     return int(found[1]) * {"d": 86400, "h": 3600, "m": 60}[found[2]]
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")
 
 
 @states.command("list")
 @click.option("--state", metavar="STATE", help="Only senders in this state, for example CONFIRMING.")
 @click.option("--sender", metavar="GLOB", default="*", help="Only senders like this, for example '*@gmail.com'.")
-@click.option("--older-than", type=age, help="Only states that have not changed for so long, for example 30d.")
+@click.option("--older-than", type=age, help="Only states that have not changed for this time, for example 30d.")
 @at_address
 @as_json
 @with_states
 def list_(
     storage: Storage, state: str | None, sender: str, older_than: int | None, to: str | None, as_json: bool
 ) -> None:
-    """List the rows: state, when it changed (in UTC, where the storage knows), key and sender.
+    """List the rows: state, time of the last change (UTC, where the storage knows it), key and sender.
 
     \b
     python operate.py states list --state CONFIRMING --older-than 30d --to news
@@ -70,8 +70,8 @@ def list_(
 def count(storage: Storage, as_json: bool) -> None:
     """Count the senders in each state, by key.
 
-    A key is the module of the handlers, or what its @state_key_generator makes of a mail. A mail of a sender in a
-    state without a handler is refused for now, with 451.
+    A key is the module of the handlers, or what its @state_key_generator returns. Mail of a sender in a state
+    without a handler is answered 451.
     """
     counter = Counter((key, state) for key, _, state in storage)
     for (key, state), number in sorted(counter.items(), key=repr):
@@ -145,17 +145,19 @@ def reset(storage: Storage, senders: tuple[str, ...], to: str | None) -> None:
 
 @states.command()
 @click.option("--state", metavar="STATE", required=True, help="The state, for example CONFIRMING.")
-@click.option("--older-than", type=age, required=True, help="How long it must not have changed, for example 30d.")
+@click.option(
+    "--older-than", type=age, required=True, help="Only states that have not changed for this time, for example 30d."
+)
 @at_address
 @with_states
 def expire(storage: Storage, state: str, older_than: int, to: str | None) -> None:
-    """Put senders back to START who have been in a state for long, each between two of their mails.
+    """Put senders back to START whose state has not changed for some time, each between two of their mails.
 
     \b
     python operate.py states expire --state CONFIRMING --older-than 30d
     """
     expired, known = 0, sum(states_by_module().values(), [])
-    # That nobody is in a state of a handler is nothing to complain about every night.
+    # A state of a handler may have no senders: that is no error in a job that runs every night.
     for key, sender, found, _ in rows_in(storage, None if state in known else state, to, lambda _: True, older_than):
         if found != state:
             continue
@@ -175,10 +177,10 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
 @click.argument("sender")
 @with_states
 def forget(storage: Storage, sender: str) -> None:
-    """Forget SENDER: remove all that the storage keeps of them.
+    """Forget SENDER: delete all rows of them.
 
-    The logs name senders too, here and at the mail server, and so do backups; with SQLite its -wal file
-    until the server stops, and in Django the admin's own log of what was put back to START.
+    Other places name senders, too: the logs, here and at the mail server, backups, with SQLite the -wal file until the
+    server stops, and with Django the log of the admin.
     """
     put_to_start(storage, sender)
 
@@ -193,7 +195,7 @@ def show_row(row: StoredRow, as_json: bool) -> None:
 
 
 def styled(key: str | None, state: str) -> str:
-    """Return a state for a table; one that no handler has is marked, because its senders are stuck."""
+    """Return a state for the terminal; mark one without a handler, because its senders are stuck."""
     if has_handler(key, state):
         return click.style(f"{shown(state):<12}", fg="green")
     return click.style(f"{shown(state)} (no handler)", fg="red")
@@ -213,9 +215,10 @@ def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[Stored
 def rows_in(
     storage: Storage, state: str | None, to: str | None, is_wanted: Callable[[str], bool], older_than: int | None = None
 ) -> Iterator[StoredRow]:
-    """Yield the rows of the senders that are wanted; in a state, for mail to an address and old unless these are None.
+    """Yield the rows of senders that `is_wanted`; `state`, `to` and `older_than` (seconds) select rows unless None.
 
-    Refuses a state that no row has, an address that no handler takes, and to tell what is old where that is not known.
+    Ends the command for a state that no row has, for an address that no handler takes, and for `older_than` where the
+    storage does not know when a state changed.
     """
     modules, there = modules_at(to), set()
     for row in storage.rows():

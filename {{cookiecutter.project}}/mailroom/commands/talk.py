@@ -34,8 +34,8 @@ LINES = 4
 @click.option("--demo", is_flag=True, help=f"Play {DEMO}.")
 @click.option("--script", type=click.File(encoding="utf-8"), help="Play a transcript; - is the standard input.")
 @click.option("--eml", type=click.File("rb"), help="Send the mail in a file.")
-@click.option("--from", "sender", metavar="ADDRESS", help="Who writes; <> is the null sender.")
-@click.option("--to", "recipient", metavar="ADDRESS", help="To whom; without a domain, to us.")
+@click.option("--from", "sender", metavar="ADDRESS", help="The sender; <> is the null sender.")
+@click.option("--to", "recipient", metavar="ADDRESS", help="The recipient; the domain may be omitted.")
 @click.option("--record", metavar="FILE", type=click.Path(resolve_path=True), help="Append what is typed to FILE.")
 @click.option(
     "--states",
@@ -121,7 +121,7 @@ class Copy(StateStorage):
 
 
 def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
-    """Send the mail in an open file. Its headers name sender and recipient that are not given. Exit with 1 if refused."""
+    """Send the mail in an open file; exit with 1 when it is refused. Its headers replace an address that is None."""
     data = file.read().replace(b"\r\n", b"\n")  # as a receiver passes it on
     mail = email.message_from_bytes(data)
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
@@ -152,10 +152,10 @@ def play(script: TextIO) -> None:
 
 
 def converse(sender: str | None, recipient: str | None, record: str | None) -> None:
-    """Ask for mails and show what becomes of them, until the input ends."""
+    """Ask for mails and show the result of each, until the input ends."""
     sender = sender or "alice@people.example"
     recipient = recipient or next(iter(examples()), None)
-    click.echo("Who writes what to whom? Ctrl-D ends.")
+    click.echo("Write mails to the application; Ctrl-D ends.")
     with open(record, "a", encoding="utf-8") if record else nullcontext() as file:
         recorder = file and Recorder(file)
         while True:
@@ -184,7 +184,7 @@ def converse(sender: str | None, recipient: str | None, record: str | None) -> N
 
 
 def ask_for_text() -> str:
-    """Return lines up to one with a single dot; the first may be left empty for a text of its own."""
+    """Return the lines before a line with a single dot; an empty first line stands for a default text."""
     lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
     while lines != ["Hello."] and lines[-1] != ".":
         lines.append(click.prompt("", "", prompt_suffix="", show_default=False))
@@ -192,7 +192,7 @@ def ask_for_text() -> str:
 
 
 def show(result: Exchange) -> None:
-    """Print a mail and what became of it."""
+    """Print a mail and its result."""
     click.echo()
     click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
     for handler in result.handlers:
@@ -225,7 +225,7 @@ def _place(handler: Callable[..., object]) -> str:
 
 
 def _first_address(mail: Message, *names: str) -> str:
-    """Return the first address in these headers, `<>` for the null sender, and nothing where there is none."""
+    """Return the first address in these headers, `<>` for the null sender, or an empty text."""
     values = [str(value).strip() for name in names for value in mail.get_all(name, [])]
     addresses = [value if value == "<>" else address for value in values for _, address in getaddresses([value])]
     return next(filter(None, addresses), "")

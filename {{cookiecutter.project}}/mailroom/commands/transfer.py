@@ -24,7 +24,7 @@ MAX_LINE = 1 << 20  # octets
 def export(storage: Storage) -> None:
     """Write all rows to the standard output, a JSON object a line.
 
-    A row that changes meanwhile is written as it is when its turn comes. To change the storage, stop the
+    A row that changes meanwhile is written as it was before or as it is after. To change the storage, stop the
     server, export, edit config/boot.py, import, and start.
 
     \b
@@ -38,14 +38,14 @@ def export(storage: Storage) -> None:
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--shelve", metavar="PATH", type=click.Path(resolve_path=True), help="Read a shelf of an older Salmon.")
 @click.option("--replace", is_flag=True, help="Overwrite the states that are there.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be overwritten.")
+@click.option("--dry-run", is_flag=True, help="Show what would be overwritten, and import nothing.")
 @with_states
 def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace: bool, dry_run: bool) -> None:
     """Read rows as `export` writes them from FILE, or the standard input: all of them or none.
 
-    All rows are read and checked before the first is kept. A row that would overwrite another
-    state is refused, unless --replace is given. Stop the server meanwhile: a state that a mail sets
-    between the check and the import is overwritten.
+    All rows are read and checked before the first is stored. Without --replace, a row that would overwrite
+    another state is refused. Stop the server first: a state that a mail sets between the check and the import
+    is overwritten.
 
     \b
     python operate.py states import < run/states.jsonl
@@ -134,5 +134,5 @@ def to_line(row: Iterable[object], **more: Any) -> str:
 
 
 def shown(*texts: str | None) -> str:
-    """Return texts fit for a terminal: a sender is whatever a stranger has sent."""
+    """Return texts with control characters escaped: anybody can choose a sender."""
     return "  ".join(text if text and text.isprintable() else ascii(text) for text in texts)

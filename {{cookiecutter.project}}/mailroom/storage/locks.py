@@ -71,7 +71,7 @@ class FileLocks:
 
 
 class FairLock:
-    """A lock among the threads of a process, which goes to the one that has waited longest."""
+    """A lock among the threads of a process, passed to the one that has waited longest."""
 
     def __init__(self) -> None:
         self._one_thread = threading.Lock()

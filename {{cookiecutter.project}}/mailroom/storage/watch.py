@@ -83,7 +83,7 @@ class FileWatch:
     def closing(self) -> Iterator[None]:
         """Let the block close the last connection of this process: SQLite may delete the -wal."""
         with self._one_thread, ExitStack() as stack:
-            with suppress(OSError):  # the lock file has gone; there is nobody to hold off
+            with suppress(OSError):  # the lock file was deleted, so no other process uses it
                 stack.enter_context(self.locks.lock(OPENING))
             yield
             _users[self.path] -= 1
@@ -106,7 +106,7 @@ class FileWatch:
         if inodes != self._inodes:
             raise FilesMoved(f"{self.path}-wal or -shm was deleted while in use; stop all workers, then start them")
         if self._mark() != self._mark_now:
-            self._look_again()
+            self._compare_mark()
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a long -wal into the database, and give that a new mark; leave it when another process is at it."""
@@ -164,7 +164,7 @@ class FileWatch:
         frames, moved = (struct.unpack("=I", os.pread(self._shm, 4, at))[0] for at in (FRAMES_AT, MOVED_AT))
         return int(frames - moved)
 
-    def _look_again(self) -> None:
+    def _compare_mark(self) -> None:
         """Read the record of the process that has changed the mark, after its checkpoint."""
         with self._one_thread, self.locks.lock(CHECKPOINT):
             self._read_record()
@@ -190,7 +190,7 @@ class FileWatch:
     def _lock_use(self, kind: int) -> bool:
         try:
             fcntl.lockf(self.locks.file(), kind | (0 if kind == fcntl.LOCK_UN else fcntl.LOCK_NB), 1, IN_USE)
-        except OSError:  # somebody else holds it; to release one in a file that has gone is nothing
+        except OSError:  # another process holds it, or the file was deleted
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""Play mails in any order, with every trouble, and check what the application promises whatever its handlers are.
+"""Send mails in random order, with failures, and check promises that hold for all handlers.
 
     def test_promises_hold_in_any_order():
         play_in_any_order(end_states=["DONE"])

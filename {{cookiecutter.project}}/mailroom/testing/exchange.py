@@ -1,4 +1,4 @@
-"""Deliver one mail as the receiver does, and report what came of it: handlers, states, outgoing mail."""
+"""Deliver one mail as the receiver does, and return the result: handlers, states, outgoing mail."""
 
 import email
 import os
@@ -24,12 +24,12 @@ Move = tuple[str, str, str | None]  # module, state, next state
 
 
 class LenientPolicy(EmailPolicy):
-    """As `email.policy.default`, but a header that it fails to parse, such as `Reply-To: a@`, is text as it came."""
+    """As `email.policy.default`, but a header that it fails to parse, such as `Reply-To: a@`, is returned as text."""
 
     def header_fetch_parse(self, name: str, value: str) -> Any:
         try:
             return super().header_fetch_parse(name, value)
-        except Exception:  # it raises whatever it likes
+        except Exception:  # `email` raises anything
             return value
 
 
@@ -38,7 +38,7 @@ LENIENT: Any = LenientPolicy()
 
 @dataclass
 class Exchange:
-    """A mail from `sender`, empty for the null sender, to `recipient`, and what came of it.
+    """A mail from `sender`, empty for the null sender, to `recipient`, and its result.
 
     `handlers` are the functions that were called. `before` and `after` are the states of the sender, None
     where no handler keeps one. `moves` has `(module, state, next state)` for each handler that keeps one.

@@ -35,7 +35,7 @@ Names = dict[str, str]  # what each {name} stands for
 
 
 class Difference(Exception):
-    """A line of a transcript does not hold, or cannot be read; the text says where, and what came instead."""
+    """A line of a transcript does not hold, or cannot be read; the text names the line and the actual result."""
 
 
 @dataclass
@@ -201,7 +201,7 @@ class Recorder:
 
 
 def outcome(result: Exchange) -> list[str]:
-    """Return what came of a mail as lines of a transcript."""
+    """Return the result of a mail as lines of a transcript."""
     lines = [result.refusal] if result.refusal else []
     for to, mail in result.sent:
         lines.append(f"{to} <- Subject: {one_line(str(mail['Subject'] or ''))}".lstrip())

@@ -121,3 +121,66 @@ def test_long_name_of_a_sender_makes_no_long_line(mail, sent, write_template, na
     header = sent[0].data.partition(b"\r\n\r\n")[0]
     assert max(map(len, header.split(b"\r\n"))) <= 998
     assert message_from_bytes(sent[0].data, policy=default)["From"].addresses[0].addr_spec == "news@lists.example"
+
+
+def test_reply_keeps_responders_from_answering(sent):
+    (reply,) = receive(ALICE, "news")
+    assert reply["X-Auto-Response-Suppress"] == "All"
+
+
+@pytest.fixture
+def write_html(room, write_template):
+    """A function: write the templates `any.msg` and `any.html`."""
+
+    def write_html(html):
+        write_template("Hello\n\nHello, {{ name }}.\n")
+        room.templates.loader.mapping["any.html"] = html
+        room.html_templates = frozenset(["any.html"])
+
+    return write_html
+
+
+def test_template_in_html_goes_along_with_the_text(mail, sent, write_html):
+    write_html("<p>Hello, {{ name }}.</p>\n")
+    mail.reply("any.msg", sender="news@lists.example", name="J\xf6rg & <Alice>")
+
+    reply = message_from_bytes(sent[0].data, policy=default)
+    assert reply.get_content_type() == "multipart/alternative"
+    assert reply.get_body(("plain",)).get_content() == "Hello, J\xf6rg & <Alice>.\r\n"
+    assert reply.get_body(("html",)).get_content() == "<p>Hello, J\xf6rg &amp; &lt;Alice&gt;.</p>\r\n"
+    assert (reply["Auto-Submitted"], reply["In-Reply-To"]) == ("auto-replied", "<1@a.example>")
+    assert sent[0].data.isascii() and b"\n" not in sent[0].data.replace(b"\r\n", b"")
+
+
+def test_reply_takes_attachments(mail, sent, write_template):
+    write_template("Hello\n\nA text.\n")
+    files = [("gr\xfc\xdfe.png", "image/png", b"\x00\xff"), ("a.eml", "message/rfc822", b"Subject: a\n\n")]
+    mail.reply("any.msg", sender="news@lists.example", attachments=files)
+
+    reply = message_from_bytes(sent[0].data, policy=default)
+    assert reply.get_body().get_content() == "A text.\r\n"
+    assert [(part.get_filename(), part.get_content()) for part in reply.iter_attachments()] == [
+        ("gr\xfc\xdfe.png", b"\x00\xff"),
+        ("a.eml", b"Subject: a\n\n"),
+    ]
+
+
+def test_attachments_of_a_mail_go_back_as_they_came(room, sent, write_template):
+    write_template("Hello\n\nA text.\n")
+    data = b"Content-Type: image/png; name=a.png\nContent-Transfer-Encoding: base64\n\nAP8=\n"
+    mail = read(room, ("127.0.0.1", 0), ALICE, "news@example.com", data)
+    mail.reply("any.msg", sender="news@lists.example", attachments=mail.attachments)
+
+    (part,) = message_from_bytes(sent[0].data, policy=default).iter_attachments()
+    assert (part.get_filename(), part.get_content()) == ("a.png", b"\x00\xff")
+
+
+def test_reply_has_the_headers_that_a_handler_adds(mail, sent, write_template):
+    write_template("Hello\n\nA text.\n")
+    mail.reply(
+        "any.msg", "news@lists.example", headers={"List-Unsubscribe": "<mailto:a@b.example>\r\nBcc: eve@evil.example"}
+    )
+
+    reply = message_from_bytes(sent[0].data, policy=default)
+    assert reply["List-Unsubscribe"] == "<mailto:a@b.example> Bcc: eve@evil.example"
+    assert reply["Bcc"] is None

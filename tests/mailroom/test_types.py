@@ -24,7 +24,7 @@ def test_types_reach_who_uses_the_package(tmp_path):
 
     result = mypy(str(tmp_path / "handler.py"))
 
-    assert "(template: str, sender: str, reply_to: str | None =, **variables: Any)" in result.stdout
+    assert "(template: str, sender: str, reply_to: str | None =, headers: " in result.stdout
     assert 'Revealed type is "str"' in result.stdout
     assert 'Missing positional argument "sender"' in result.stdout
 

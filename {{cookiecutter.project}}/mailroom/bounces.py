@@ -31,15 +31,16 @@ class Bounce(bounce.BounceAnalyzer):
         self.failed: list[tuple[str, str]] = []
         statuses = []
         for part in message.base.walk():
-            statuses.append(STATUS.match(part["Status"] or ""))
-            address = (part["Final-Recipient"] or part["Original-Recipient"] or "").partition(";")[2].strip(" \t<>")
+            address = (part["Final-Recipient"] or "").partition(";")[2].strip(" \t<>")
+            status = STATUS.match(part["Status"] or "")
+            if status:
+                statuses.append(status.groups())
             if address and (part["Action"] or "failed").strip().lower() == "failed":
-                self.failed.append((address, statuses[-1][0].strip() if statuses[-1] else ""))
+                self.failed.append((address, status[0].strip() if status else ""))
         if not self.failed:  # Exim
             addresses = (message["X-Failed-Recipients"] or "").split(",")
             self.failed = [(address.strip(), "") for address in addresses if address.strip()]
-        if status := next(filter(None, statuses), None):
-            first, second, third = status.groups()
+        for first, second, third in statuses[:1]:
             self.primary_status = int(first), bounce.PRIMARY_STATUS_CODES[first]
             self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown Status")
             self.combined_status = (

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 HOUR = 3600
 MAX_REPLIES = 100_000  # that are remembered
+DOMAIN = 50  # times as many replies for a domain as for an address: 1,000 an hour, where an address gets 20
 
 
 class ReplyLimit:
-    """Count the replies to each address within the last hour, in this worker's memory.
+    """Count the replies to each address, and to each domain, within the last hour, in this worker's memory.
 
-    Of a flood, it remembers the last `MAX_REPLIES`.
+    The domain is for programs that write from a new address each time. Its limit is wide, since people of one
+    large provider have one domain, too. Of a flood, the last `MAX_REPLIES` are remembered.
     """
 
     def __init__(self, replies_per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -21,20 +23,31 @@ class ReplyLimit:
         self._numbers: Counter[str] = Counter()
 
     def is_reached(self, address: str, more: int = 0) -> bool:
-        """Return whether `address` has had `replies_per_hour` replies in the last hour, with `more` to come."""
+        """Return whether `address` has had `replies_per_hour` replies in the last hour, with `more` to come.
+
+        Or its domain `DOMAIN` times as many.
+        """
         while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
             _, answered = self._sent.popleft()
-            self._numbers[answered] -= 1
-            if not self._numbers[answered]:
-                del self._numbers[answered]
+            for counted in (answered, _domain(answered)):
+                self._numbers[counted] -= 1
+                if not self._numbers[counted]:
+                    del self._numbers[counted]
+        if self._numbers[_domain(address)] + more >= self.replies_per_hour * DOMAIN:
+            return True
         return self._numbers[address] + more >= self.replies_per_hour
 
     def count(self, address: str, replies: int) -> None:
         """Count that many `replies` to `address`."""
         self._sent.extend([(self.clock(), address)] * replies)
-        self._numbers.update([address] * replies)
+        self._numbers.update([address, _domain(address)] * replies)
 
     def clear(self) -> None:
         """Forget all that was counted."""
         self._sent.clear()
         self._numbers.clear()
+
+
+def _domain(address: str) -> str:
+    """Return the domain of an address, with `@`, so that it is none itself."""
+    return "@" + address.rpartition("@")[2]

@@ -1,7 +1,7 @@
 """Read a mail, and refuse one that would take minutes and gigabytes to read; answer it and pass it on."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from email import message_from_bytes
 from email import parser as _  # noqa: F401  now, and not with the first mail, when files may be short
 from email.message import EmailMessage
@@ -31,6 +31,9 @@ MAX_PARTS = 10_000
 MAX_HEADERS = 50_000  # in all parts together
 MAX_CONTENT_TYPE = 8_000  # the time for its parameters grows with the square
 
+BATV = re.compile(r"(?:prvs=[0-9a-z]{6,12}=|btv1==[^=@]+==)(?=[^@])")  # draft-levine-smtp-batv, and Oracle's
+SRS = re.compile(r"srs0[=+-][^=@]+=[^=@]+=([^=@]+)=([^@]+)@(.+)")  # the Sender Rewriting Scheme
+
 # RFC 5322, section 4.5: space before the colon, at which `email` would take the header for ended.
 OBSOLETE_COLON = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
 
@@ -39,14 +42,14 @@ class Message(MailRequest):
     """What a handler gets: a `salmon.mail.MailRequest` that can be answered and passed on.
 
     `From` and `To` are sender and recipient of the envelope in small letters, which states and limits go
-    by. `envelope_sender` is as it came: to its own server, capitals may matter (RFC 5321, section 2.4).
-    `Data` is the mail in octets.
+    by; `From` is without the tag of BATV, which changes with each mail. `envelope_sender` is as it came: to its
+    own server, capitals may matter (RFC 5321, section 2.4). `Data` is the mail in octets.
     """
 
     def __init__(self, room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) -> None:
         # Salmon's own reads the envelope as if it were headers, which takes a fifth of its time, and takes
         # the headers instead where there is no sender or `email` cannot read it.
-        self.Peer, self.From, self.To, self.Data = peer, sender.lower(), recipient.lower(), data
+        self.Peer, self.From, self.To, self.Data = peer, _person(sender, room.forwarders), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
         self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=_Reading().part))
@@ -112,17 +115,27 @@ class Message(MailRequest):
         """The connection to the database of the states, for own tables; see `mailroom.storage.Transaction`."""
         return self.transaction.connection
 
-    def reply(self, template: str, sender: str, reply_to: str | None = None, **variables: Any) -> None:
+    def reply(
+        self,
+        template: str,
+        sender: str,
+        reply_to: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        attachments: Iterable[tuple[Any, ...]] = (),
+        **variables: Any,
+    ) -> None:
         """Answer the sender with a template; the answer leaves when the mail has been handled.
 
         `template` names a file in the folder of templates, for example `welcome.msg`: its first line is the
-        subject, its text begins after the first empty line. `sender` and `reply_to` are addresses, with or
-        without a name. The rest are variables of the template, which knows `domain` as well. The answer goes
+        subject, its text begins after the first empty line. A `welcome.html` beside it goes along as HTML.
+        `sender` and `reply_to` are addresses, with or without a name; `headers` are more headers. `attachments`
+        are those of a mail, or tuples of name, media type and octets. The rest are variables of the templates,
+        which know `domain` as well. The answer goes
         to the envelope sender, with the null sender as its own. Automated mail is not answered (RFC 3834,
         section 2); beyond `replies_per_hour`, answers are left out. Raises `ValueError` for a template or
         an address that cannot be used.
         """
-        data = make_reply(self, template, sender, reply_to, variables)
+        data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
         if data is not None:
             self.room.relay.deliver(data, To=self.envelope_sender, From="<>")
 
@@ -166,6 +179,19 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
         raise
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
+
+
+def _person(sender: str, forwarders: Collection[str]) -> str:
+    """Return the address of a person in an envelope sender, as states and limits know it.
+
+    BATV leaves a person in their domain. SRS names another one, and anybody can write it: it is taken off for
+    `forwarders` only.
+    """
+    address = sender.lower()
+    srs = SRS.fullmatch(address)
+    if srs and srs[3] in forwarders:
+        address = f"{srs[2]}@{srs[1]}"
+    return address[tag.end() :] if (tag := BATV.match(address)) else address
 
 
 def _without_obsolete_colons(data: bytes) -> bytes:

@@ -22,14 +22,18 @@ def plain_text(headers: Mapping[str, str | Header | None], text: str) -> bytes:
     encoding = "7bit"
     if ENCODED.search(body):
         body, encoding = quopri.encodestring(body), "quoted-printable"
-    headers = {
-        **headers,
+    content = {
         "MIME-Version": "1.0",
         "Content-Type": 'text/plain; charset="utf-8"',
         "Content-Transfer-Encoding": encoding,
     }
-    fields = [f"{name}: {_encoded(value)}\r\n" for name, value in headers.items() if value]
-    return "".join([*fields, "\r\n"]).encode("ascii") + body.replace(b"\n", b"\r\n")
+    return fields({**headers, **content}) + b"\r\n" + body.replace(b"\n", b"\r\n")
+
+
+def fields(headers: Mapping[str, str | Header | None]) -> bytes:
+    """Return headers as they stand in a mail, the empty ones left out."""
+    lines = [f"{name}: {_encoded(value)}\r\n" for name, value in headers.items() if value]
+    return "".join(lines).encode("ascii")
 
 
 def one_line(text: str) -> str:

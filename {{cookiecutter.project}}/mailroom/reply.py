@@ -2,11 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from email.header import Header
+from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import formataddr, formatdate, parseaddr
 from typing import TYPE_CHECKING, Any
 
-from mailroom.plain_text import one_line, plain_text
+from mailroom.plain_text import fields, one_line, plain_text, without_surrogates
 
 if TYPE_CHECKING:
     from mailroom.message import Message
@@ -19,7 +22,13 @@ MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
 
 
 def make_reply(
-    message: "Message", template: str, sender: str, reply_to: str | None, variables: dict[str, Any]
+    message: "Message",
+    template: str,
+    sender: str,
+    reply_to: str | None,
+    more_headers: Mapping[str, str],
+    attachments: Iterable[tuple[Any, ...]],
+    variables: dict[str, Any],
 ) -> bytes | None:
     """Return the octets of an answer to a `Message`, None when it must not be answered.
 
@@ -28,7 +37,8 @@ def make_reply(
     room = message.room
     if message.is_automated:
         return None
-    text = room.templates.get_template(template).render({"domain": room.domain, **variables})
+    variables = {"domain": room.domain, **variables}
+    text = room.templates.get_template(template).render(variables)
     first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:
         raise ValueError(f"{template} has no empty line between its subject and its text")
@@ -44,10 +54,26 @@ def make_reply(
         "Date": formatdate(),
         "Message-ID": message_id(message, template),
         "Auto-Submitted": "auto-replied",
+        "X-Auto-Response-Suppress": "All",  # Exchange does not look at Auto-Submitted
         "In-Reply-To": " ".join(answered),
         "References": " ".join([*_thread(message), *answered]),
+        **more_headers,
     }
-    return plain_text(headers, text.rstrip("\n") + "\n")
+    text = text.rstrip("\n") + "\n"
+    html = template.removesuffix(".msg") + ".html"
+    attachments = list(attachments)
+    if html not in room.html_templates and not attachments:
+        return plain_text(headers, text)
+    content = EmailMessage(SMTP.clone(cte_type="7bit"))
+    content.set_content(without_surrogates(text))
+    if html in room.html_templates:
+        content.add_alternative(without_surrogates(room.templates.get_template(html).render(variables)), "html")
+    for name, kind, data, *_ in attachments:
+        main, _, sub = kind.partition("/")
+        if main in ("message", "multipart"):  # which the library, and RFC 2046, do not let be encoded
+            main, sub = "application", "octet-stream"
+        content.add_attachment(data, main, sub, filename=one_line(name))
+    return fields(headers) + content.as_bytes()
 
 
 def header(message: "Message", name: str) -> str:

@@ -47,6 +47,8 @@ class Mailroom:
     `{old: new}`, names the states that were renamed since the last release. `tables(connection)` creates the
     application's own tables where they are missing. A mail has at most `max_message_size` octets. `machines`
     adds to what automated mail is known by: `(headers, pattern, source)` tuples, see `mailroom.machines.Sign`.
+    `forwarders` are the domains of whose SRS addresses, `SRS0=…=people.example=alice@forwarder.example`, the
+    person is taken.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Mailroom:
         tables: Tables | None = None,
         max_message_size: int = 10 * 1024 * 1024,
         machines: Iterable[tuple[Any, ...]] = (),
+        forwarders: Iterable[str] = (),
     ) -> None:
         if not secret_key and os.path.exists("run/secret_key"):
             refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
@@ -72,7 +75,9 @@ class Mailroom:
             loader=jinja2.PackageLoader(*templates.split("/", 1)),
             undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True,
+            autoescape=jinja2.select_autoescape(["html"]),
         )
+        self.html_templates = frozenset(self.templates.list_templates(["html"]))
         self.tokens = Tokens(secret_key)
         self.reply_limit = ReplyLimit(replies_per_hour)
         self.renamed_states = dict(renamed_states or ())
@@ -80,6 +85,7 @@ class Mailroom:
         self._storage: Storage | None = None
         self.max_message_size = max_message_size
         self.machines = Machines(machines)
+        self.forwarders = frozenset(map(str.lower, forwarders))
 
     @property
     def storage(self) -> Storage:
@@ -117,7 +123,7 @@ class Mailroom:
             refuse("HANDLERS", handlers, "cannot be used: they have no routes")
         known.refuse_routes_without_values()
         known.states_by_module.cache_clear()
-        for name in self.templates.list_templates(["msg"]):
+        for name in self.templates.list_templates(["msg", "html"]):
             self.templates.get_template(name)
 
     def start(self) -> None:

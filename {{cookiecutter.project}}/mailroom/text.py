@@ -23,19 +23,9 @@ NAMES = [*aliases.items(), *((module.name, module.name) for module in pkgutil.it
 CODECS = {re.sub(r"\W|_", "", name): codec for name, codec in NAMES if CODEC.match(codec)}
 CODECS |= {"iso88598i": "iso8859_8", "windows874": "cp874"}
 # What is read instead, since it holds more: encoding.spec.whatwg.org, section 4.2, and the decoders there.
-SUPERSETS = {
-    "big5": "big5hkscs",
-    "euc_jp": "euc_jis_2004",
-    "euc_kr": "cp949",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "iso8859_1": "cp1252",
-    "iso8859_9": "cp1254",
-    "iso8859_11": "cp874",
-    "latin_1": "cp1252",
-    "shift_jis": "cp932",
-    "tis_620": "cp874",
-}
+SUPERSETS = {"big5": "big5hkscs", "euc_jp": "euc_jis_2004", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030"}
+SUPERSETS |= {"iso8859_1": "cp1252", "iso8859_9": "cp1254", "iso8859_11": "cp874", "latin_1": "cp1252"}
+SUPERSETS |= {"shift_jis": "cp932", "tis_620": "cp874"}
 UNDECLARED = (None, "ascii")
 MAX_GUESSED = 5_000  # octets, of which chardet guesses the charset
 LEAST_CONFIDENCE = 0.15  # of chardet 7; below are a few words, of which most are in windows-1252

@@ -137,6 +137,7 @@ class AnyStringContract:
         "x" * 3000,
         "\xe4" * 3000,
     ]
+    SENDERS = STRINGS
 
     def test_keys_and_states_are_kept_exactly_as_they_are(self, storage):
         strings = [string for string in self.STRINGS if string != ROUTE_FIRST_STATE]

@@ -15,7 +15,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from mailroom.django import migrate, use_memory
 from mailroom.django.connection import MailTransaction, make_fit_for_mail
 from mailroom.django.models import Handled, State
-from mailroom.storage import HANDLED_KEPT, Row, Storage, StoredRow, Tables, Transaction, checked, current, failing
+from mailroom.storage import HANDLED_KEPT, NONE, Row, Storage, StoredRow, Tables, Transaction, checked, current, failing
 from mailroom.storage.locks import lock_number
 
 PAGE = 1000
@@ -101,7 +101,7 @@ class DjangoStorage(Storage):
         page: list[Any] = self._run(list, following[:PAGE])
         while page:
             for _, key, sender, state, changed in page:
-                yield key, sender, state, changed.timestamp()
+                yield *(None if text == NONE else text for text in (key, sender)), state, changed.timestamp()
             page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
 
     def is_handled(self, digest: bytes) -> bool:

@@ -32,8 +32,9 @@ HANDLED_KEPT = 7 * 24 * 3600  # seconds; a sending server gives up after five da
 CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
 # In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
 MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
+NONE = "\ufdd0"  # stands for None in a database, whose keys are texts; no text of anybody has this noncharacter
 # NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
-IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
+IMPOSSIBLE = re.compile(f"[\0\ud800-\udfff{NONE}]")
 
 Row = tuple[str | None, str | None, str]  # key, sender, state
 StoredRow = tuple[str | None, str | None, str, float | None]  # and when it changed
@@ -131,11 +132,13 @@ def failing(failures: Failures, unfit: Failures = ()) -> Iterator[None]:
 
 
 def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str, str, str]:
-    """Return the three when they are texts that every database can hold."""
+    """Return the three when they are texts that every database can hold; `NONE` for a key or sender that is None."""
     for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
+        if text is None and text is not state:
+            continue
         if not isinstance(text, str) or len(text) > length or IMPOSSIBLE.search(text):
             raise StorageError(CANNOT_HOLD, 554)
-    return key, sender, state
+    return NONE if key is None else key, NONE if sender is None else sender, state
 
 
 def current() -> Transaction | None:

@@ -25,6 +25,7 @@ from mailroom.storage import (
     MAX_KEY,
     MAX_SENDER,
     MAX_STATE,
+    NONE,
     Row,
     StorageError,
     Tables,
@@ -115,6 +116,9 @@ class SQLAlchemyStorage(TableStorage):
 
     def cells(self, *texts: str | None) -> tuple[str, ...]:
         return checked(*texts)[: len(texts)]
+
+    def value(self, cell: str) -> str | None:
+        return None if cell == NONE else cell
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement, in the transaction of this thread or by itself."""

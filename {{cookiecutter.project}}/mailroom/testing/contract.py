@@ -55,6 +55,7 @@ class StorageContract:
     """`get`, `set` and `clear`. Needs a fixture `storage`, empty; `rows` must return what is in it."""
 
     STRINGS = ["a@b.example", "A@b.example", "a@b.example ", "'", '"', "\\", "%s", "?", " ", "a" * 254, "; DROP x;"]
+    SENDERS = [*STRINGS, "", None]  # None is no sender; it is not the null sender, which is empty
 
     def rows(self, storage: Any) -> list[Row]:
         """Return all `(key, sender, state)` rows."""
@@ -84,18 +85,18 @@ class StorageContract:
         assert storage.get("c", "ab") == ROUTE_FIRST_STATE
 
     def test_clear_deletes_everything(self, storage: Any) -> None:
-        for sender in self.STRINGS:
+        for sender in self.SENDERS:
             storage.set(KEY, sender, "SUBSCRIBED")
         storage.clear()
-        assert {storage.get(KEY, sender) for sender in self.STRINGS} == {ROUTE_FIRST_STATE}
+        assert {storage.get(KEY, sender) for sender in self.SENDERS} == {ROUTE_FIRST_STATE}
 
     def test_senders_are_kept_exactly_as_they_are_one_row_each(self, storage: Any) -> None:
-        for number, sender in enumerate(self.STRINGS):
+        for number, sender in enumerate(self.SENDERS):
             storage.set(KEY, sender, "CONFIRMING")
             storage.set(KEY, sender, f"STATE_{number}")
-        for number, sender in enumerate(self.STRINGS):
+        for number, sender in enumerate(self.SENDERS):
             assert storage.get(KEY, sender) == f"STATE_{number}", sender
-        expected = [(KEY, sender, f"STATE_{number}") for number, sender in enumerate(self.STRINGS)]
+        expected = [(KEY, sender, f"STATE_{number}") for number, sender in enumerate(self.SENDERS)]
         assert sorted(self.rows(storage), key=repr) == sorted(expected, key=repr)
 
     def test_many_threads_can_use_it(self, storage: Any) -> None:

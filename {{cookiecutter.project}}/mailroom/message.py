@@ -188,6 +188,8 @@ def _person(sender: str, forwarders: Collection[str]) -> str:
     `forwarders` only.
     """
     address = sender.lower()
+    if not address.startswith(("prvs=", "btv1==", "srs0")):
+        return address
     srs = SRS.fullmatch(address)
     if srs and srs[3] in forwarders:
         address = f"{srs[2]}@{srs[1]}"
@@ -207,7 +209,8 @@ class _Base(encoding.MailBase):
 
     def __init__(self, part: Part, parent: "_Base | None" = None) -> None:
         super().__init__(part, parent)
-        self.parts = [_Base(inner, self) for inner in parts.inner(part)]
+        if part.is_multipart():
+            self.parts = [_Base(inner, self) for inner in parts.inner(part)]
 
     def __getitem__(self, name: str) -> str | None:
         value = parts.raw_header(self.mime_part, name)

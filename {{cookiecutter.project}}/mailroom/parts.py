@@ -115,13 +115,14 @@ def _file_name(part: Part) -> str:
 
 def raw_header(part: Part, name: str) -> str | None:
     """Return a header as it came, with surrogates for 8-bit octets; `email` puts U+FFFD there."""
-    return next((str(value) for key, value in part.raw_items() if key.lower() == name.lower()), None)
+    name = name.lower()
+    return next((str(value) for key, value in part.raw_items() if key.lower() == name), None)
 
 
 def parameter(part: Part, name: str, header: str = "Content-Type") -> str:
     """Return a parameter of a header as text, empty when there is none, or none that can be read."""
     value: Any = raw_header(part, header) or ""
-    if len(value) > MAX_PARAMETERS:
+    if len(value) > MAX_PARAMETERS or name not in value.lower():
         return ""
     if not value.isascii():
         part = Part()

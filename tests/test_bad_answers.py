@@ -148,7 +148,7 @@ def test_answer_that_is_a_template_is_refused(here, environment):
         assert_nothing_was_made(here)
 
 
-def test_existing_folder_is_left_alone(here, environment):
+def test_bad_answer_leaves_an_existing_folder_alone(here, environment):
     (here / "mail-app").mkdir()
     (here / "mail-app" / "mine").write_text("mine")
     baking = generate(here, environment)

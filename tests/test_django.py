@@ -237,7 +237,7 @@ class Person(AbstractUser):
 
 
 @pytest.mark.parametrize("kind", ["as Django starts it", "with its own users, and the states in a database of theirs"])
-def test_it_is_dropped_into_a_site_that_was_there_before(application, sink, tmp_path, kind):
+def test_existing_django_site_gets_the_states(application, sink, tmp_path, kind):
     """The steps of the README: install, migrate, and let the mail application use the site."""
     app = application(state_storage="django")
     (app.folder / "webapp.py").unlink()

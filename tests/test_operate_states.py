@@ -155,7 +155,7 @@ def test_storage_that_does_not_yield_its_rows_is_named(application):
     assert "config/boot.py: a storage must yield its rows" in one_line_refusal(states(app, "list"))
 
 
-def test_states_in_salmons_own_memory_are_none(application):
+def test_states_list_is_empty_with_salmons_memory_storage(application):
     app = application(state_storage="sqlite")
     with open(app.folder / "config" / "boot.py", "a") as file:
         file.write("\nfrom salmon.routing import MemoryStorage\n\nRouter.STATE_STORE = MemoryStorage()\n")

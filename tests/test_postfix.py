@@ -253,7 +253,7 @@ def test_unmarked_auto_responder_gets_replies_per_hour(world, app):
     assert len(world.mailbox("vacation")) == 4
 
 
-def test_mail_loop_ends(world, app):
+def test_mail_loop_through_postfix_ends(world, app):
     """By an alias of Postfix's, which the application cannot see."""
     app.settings["POSTMASTER"] = "root@people.test"
     app.start()

@@ -246,13 +246,13 @@ def read(baked, monkeypatch, tmp_path):
     return read
 
 
-def test_every_setting_is_tried(baked):
+def test_these_tests_cover_every_setting(baked):
     assert set(setting_names(baked("sqlite"))) == set(GOOD)
     assert set(GOOD) - {"HANDLERS"} == set(BAD)  # a handler that is not there is found later, by the Router
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name in GOOD for value in GOOD[name]], ids=ascii)
-def test_good_value_is_read(read, name, value):
+def test_good_value_of_a_setting_is_read(read, name, value):
     read(name, value)
 
 

@@ -140,7 +140,7 @@ def test_mail_arrives_octet_by_octet(app, raw, lines):
     assert kept(app) == (b"Subject: dots\r\n\r\n" + text + b"\r\n").replace(b"\r\n", b"\n")
 
 
-def test_empty_mail_ends(app, raw):
+def test_empty_mail_is_answered(app, raw):
     raw.say(b"MAIL FROM:<a@people.example>\r\n")
     raw.say(b"RCPT TO:<keeps@example.com>\r\n")
     raw.say(b"DATA\r\n")
@@ -448,7 +448,7 @@ def test_mail_that_cannot_be_read_is_refused(raw, data, answer):
     assert raw.mail(ALICE, "news@example.com", MAIL).startswith("250")
 
 
-def test_offered_extensions(app):
+def test_answer_to_the_greeting_lists_the_extensions(app):
     with socket.create_connection(("127.0.0.1", app.port), 60) as connection, connection.makefile("rb") as lines:
         lines.readline()
         connection.sendall(b"LHLO probe.example\r\n" if app.protocol == "lmtp" else b"EHLO probe.example\r\n")

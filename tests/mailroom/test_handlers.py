@@ -52,7 +52,7 @@ def test_state_renamed_to_start_is_forgotten(storage):
     assert sorted(storage, key=lambda row: row[1]) == [(f"{MODULE}:dev", "carol", "SUBSCRIBED")]
 
 
-def test_module_is_renamed():
+def test_states_of_a_renamed_module_follow_it():
     storage = stored(("app.handlers.lists:news", "alice", "SUBSCRIBED"))
 
     rename(storage, {"app.handlers.lists.SUBSCRIBED": f"{MODULE}.SUBSCRIBED"})
@@ -87,7 +87,7 @@ def test_states_under_keys_without_a_module_are_left_alone():
     rename(stored(("news", "alice", "SUBSCRIBED"), (None, None, "CONFIRMING")), {})
 
 
-def test_storage_without_iteration_is_left_alone():
+def test_states_of_a_storage_without_iteration_are_not_renamed():
     rename(JoinedStorage(MemoryStorage()), {})
 
 

@@ -123,7 +123,7 @@ def test_bad_value_ends_the_process_with_one_line(environment, kind, text):
         ),
     ],
 )
-def test_rules_of_texts(rule, good, bad):
+def test_rule_of_a_text_setting_accepts_good_and_refuses_bad_values(rule, good, bad):
     for value in good:
         rule(value)
     for value in bad:
@@ -153,7 +153,7 @@ def test_default_is_held_to_the_same_rules(environment, kind, default, options, 
     assert refusal(kind, default, **options).startswith(f"ERROR: VALUE {said}")
 
 
-def test_example_is_one_that_would_do(environment):
+def test_example_in_the_error_of_a_setting_is_a_valid_value(environment):
     assert refusal("str", "", validate=TEXT).endswith("must be printable text")
     assert "; for example root@localhost.localdomain" in refusal("address", "a@localhost", outside="localhost")
     environment.setenv("VALUE", "x")

@@ -61,5 +61,5 @@ def test_changed_token_is_not_valid(position):
 
 
 @pytest.mark.parametrize("nonsense", ["", "0", "xyz", "f" * 26, "-1", "\ud800"])
-def test_nonsense_is_no_token(nonsense):
+def test_text_that_is_no_token_is_not_valid(nonsense):
     assert not tokens.is_valid(nonsense, "news", "a@b.example", NOW)

@@ -25,7 +25,7 @@ def test_postmaster_without_a_domain():
 
 
 @pytest.mark.parametrize("address", ["nobody", "postmaster2", "news-", "news-foo", "xnews", "news@other.example"])
-def test_nobody_else_is_here(address):
+def test_unknown_address_is_refused(address):
     with pytest.raises(SMTPError) as refused:
         receive("carol@people.example", address)
 

@@ -55,7 +55,7 @@ def test_a_mail_moves_its_sender_and_is_answered(before, to, after, subject):
     assert [reply["To"] for reply in replies] == [ALICE]
 
 
-def test_a_whole_conversation():
+def test_sender_subscribes_writes_and_unsubscribes():
     (confirmation,) = receive(ALICE, "news-subscribe")
     (welcome,) = receive(ALICE, confirmation["Reply-To"])
     (received,) = receive(ALICE, "news")
@@ -92,7 +92,7 @@ def test_senders_do_not_share_a_state():
     assert_in_state(START, BOB, "news")
 
 
-def test_the_key_of_a_state_names_the_list():
+def test_state_key_has_the_name_of_the_list():
     receive(ALICE, "news-subscribe")
 
     assert Router.STATE_STORE.get("app.handlers.subscription:news", ALICE) == "CONFIRMING"
@@ -104,7 +104,7 @@ def test_the_longest_confirmation_address_fits_a_local_part():
     assert len(longest) <= 64  # RFC 5321, section 4.5.3.1.1
 
 
-def test_confirmations_come_back_to_our_own_domain():
+def test_confirmation_address_is_in_the_mail_domain():
     (confirmation,) = receive(ALICE, "news-subscribe")
 
     assert confirmation["From"] == f"news@{settings.mail_domain}"

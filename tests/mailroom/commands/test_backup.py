@@ -321,7 +321,7 @@ def test_file_that_was_deleted_under_a_running_worker_is_restored_when_that_has_
     assert_restored(storage)
 
 
-def test_strange_wal_is_cleared(backup, restore, storage, worker):
+def test_restore_replaces_a_wal_of_another_database(backup, restore, storage, worker):
     backup()
     change(storage)
     storage.close()
@@ -466,7 +466,7 @@ def test_restore_that_fails_leaves_all_as_it_was(backup, restore, storage, monke
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_other_storage_is_told_what_to_use(run, home, command):
+def test_backup_of_another_storage_names_the_tools_of_its_database(run, home, command):
     (home / "file").touch()
 
     refused = run(command, str(home / "file"))

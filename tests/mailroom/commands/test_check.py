@@ -70,7 +70,7 @@ def test_version_that_the_package_is_not_made_for_is_told(check, monkeypatch):
     assert check()["versions"].startswith("salmon-mail is 3.4.0; install salmon-mail>=3.3.0,<3.4")
 
 
-def test_python_has_no_upper_bound(check, monkeypatch):
+def test_check_accepts_a_future_python(check, monkeypatch):
     monkeypatch.setattr(sys, "version", "3.99.0 (main)")
 
     assert "versions" not in check()

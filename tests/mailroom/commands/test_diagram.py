@@ -117,7 +117,7 @@ def test_states_of_one_name_in_two_modules_are_told_apart(diagram, home, room):
     assert "No mail in tests/conversations/ reaches desk.URGENT" in drawn.stderr.splitlines()
 
 
-def test_no_conversations(run, home):
+def test_diagram_without_conversations_has_the_routes(run, home):
     drawn = run("diagram")
 
     assert drawn.exit_code == 0

@@ -81,18 +81,18 @@ def test_a_pickle_is_not_executed(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("value", [b"", b"S'SUB", pickle.dumps(1), pickle.dumps(["SUBSCRIBED"]), b"\x80\x05r\xff\xff"])
-def test_a_value_must_be_a_state(shelf, value):
+def test_shelf_value_that_is_no_state_is_refused(shelf, value):
     with pytest.raises(ValueError, match="holds no state"):
         list(shelves.rows(shelf({OLD_KEY: value})))
 
 
 @pytest.mark.parametrize("cell", ["alice", "[1, 2]", "['a']", "__import__('os')", "(" * 500])
-def test_a_key_must_be_one_of_salmon(shelf, cell):
+def test_shelf_key_that_is_not_of_salmon_is_refused(shelf, cell):
     with pytest.raises(ValueError, match="no key of Salmon"):
         list(shelves.rows(shelf({cell: pickle.dumps("SUBSCRIBED")})))
 
 
-def test_what_is_no_shelf_is_said(tmp_path):
+def test_import_of_a_file_that_is_no_shelf_says_so(tmp_path):
     with pytest.raises(ValueError, match="is no shelf"):
         list(shelves.rows(tmp_path / "nothing"))
     (tmp_path / "text").write_text("this is no shelf")

@@ -116,7 +116,7 @@ def test_state_that_no_sender_is_in_is_named_where_nobody_is_in_any(states, stor
     assert "states that there are: none\n" in states("list", "--state", "CONFIRMING", exit_code=1)
 
 
-def test_count(states):
+def test_count_shows_senders_by_key_and_state(states):
     assert [json.loads(line) for line in states("count", "--json").splitlines()] == [
         {"key": KEY, "state": "CONFIRMING", "count": 1, "handler": True},
         {"key": KEY, "state": "SUBSCRIBED", "count": 1, "handler": True},
@@ -140,7 +140,7 @@ def test_show_finds_an_address_as_salmon_writes_it(states):
     assert states("show", "carol@people.example") == "carol@people.example is in START\n"
 
 
-def test_set_and_reset(states, storage):
+def test_set_and_reset_change_the_stored_state(states, storage):
     states("set", "Carol@people.example", "SUBSCRIBED", "--to", "news")
     assert storage.get(KEY, "carol@people.example") == "SUBSCRIBED"
 
@@ -217,7 +217,7 @@ def test_address_is_asked_for_where_the_key_needs_it_with_an_example_if_a_route_
     assert states("set", ALICE, "START", "--to", "help") == f"START -> START  desk  {ALICE}\n"
 
 
-def test_import_has_one_source(states, tmp_path):
+def test_import_refuses_a_file_and_a_shelf_together(states, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.touch()
 
@@ -354,7 +354,7 @@ def test_exported_row_has_three_fields_and_no_date(states, dated):
         (["--older-than", "0m"], [ALICE, BOB, CAROL]),
     ],
 )
-def test_list_of_old_states(states, dated, options, expected):
+def test_list_older_than_shows_states_of_that_age(states, dated, options, expected):
     assert senders(states("list", "--json", *options)) == expected
 
 

@@ -73,7 +73,7 @@ def test_null_sender_is_one_that_can_be_used(talk, mail):
     assert "ignored  automated mail" in shown.output
 
 
-def test_options_go_before_headers_that_cannot_be_used(talk):
+def test_from_and_to_override_headers_that_cannot_be_used(talk):
     shown = talk('From: "\nTo: (c):\n\nHello.\n', "--from", ALICE, "--to", "news")
 
     assert shown.exit_code == 0, shown.output

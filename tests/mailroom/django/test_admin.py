@@ -161,7 +161,7 @@ class Pages(TestCase):
             self.assertContains(self.act("back_to_start", *State.objects.all(), confirmed="yes"), "At most 1 at once")
         self.assertEqual(State.objects.count(), len(ROWS))
 
-    def test_a_reader_changes_nothing(self):
+    def test_user_with_view_permission_changes_nothing(self):
         self.client.force_login(self.reader)
         self.assertEqual(len(self.rows()), len(ROWS))
         self.assertNotContains(self.client.get(self.page), "back_to_start")

@@ -16,7 +16,7 @@ def write(sender, recipient, headers=()):
     return exchange(sender, f"{recipient}@example.com", make_mail(sender, recipient, headers))
 
 
-def test_mail_that_is_handled():
+def test_exchange_of_a_handled_mail_has_handler_states_and_reply():
     result = write("Alice@People.Example", "news-subscribe")
 
     assert result.handlers == [trial_list.START]
@@ -28,7 +28,7 @@ def test_mail_that_is_handled():
     assert result.refusal is None and result.note is None
 
 
-def test_mail_for_somebody_else():
+def test_exchange_of_a_forwarded_mail_has_its_recipient():
     result = write("", "postmaster")
 
     assert result.handlers == [trial_list.FORWARD]
@@ -49,7 +49,7 @@ def test_reply_limit_is_noted(room):
     assert write(ALICE, "news").note == "replies_per_hour is reached"
 
 
-def test_refused_address():
+def test_exchange_of_a_refused_address_has_the_refusal():
     result = write(ALICE, "nobody")
 
     assert result.refusal.startswith("550 5.1.1 ")
@@ -74,7 +74,7 @@ def test_handler_that_fails_changes_nothing_and_is_named(room, monkeypatch):
     assert (result.after, result.moves, result.sent) == ("START", [], [])
 
 
-def test_storage_that_fails_is_a_refusal(monkeypatch):
+def test_exchange_with_a_failing_storage_has_the_refusal(monkeypatch):
     def fail(*arguments):
         raise SMTPError(451, "4.3.0 The state storage is not available")
 
@@ -95,7 +95,7 @@ def test_state_key_that_fails_is_a_refusal(monkeypatch):
     assert result.note.startswith("ZeroDivisionError")
 
 
-def test_state_at_an_address():
+def test_state_at_returns_the_state_that_mail_to_an_address_finds():
     receive(ALICE, "news-subscribe")
 
     assert state_at("news@example.com", ALICE) == "CONFIRMING"

@@ -65,7 +65,7 @@ def test_state_needs_no_address_where_it_does_not_depend_on_one(monkeypatch):
     assert_in_state(CONFIRMING, ALICE)
 
 
-def test_another_state_fails_with_both_names():
+def test_assert_in_state_names_the_expected_and_the_actual_state():
     put_in_state(CONFIRMING, ALICE, "news")
 
     with pytest.raises(AssertionError, match=f"{ALICE} is in CONFIRMING for {MODULE}:news, and not in SUBSCRIBED"):

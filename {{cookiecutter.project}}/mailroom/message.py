@@ -1,9 +1,9 @@
-"""Read a mail, and refuse one that would take minutes and gigabytes to read; answer it and pass it on."""
+"""Read a mail, answer it and forward it; refuse one that would take minutes or gigabytes to read."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from email import message_from_bytes
-from email import parser as _  # noqa: F401  now, and not with the first mail, when files may be short
+from email import parser as _  # noqa: F401  at the start: later, the process may have no free file descriptor
 from email.message import EmailMessage
 from email.message import Message as Part
 from email.policy import compat32
@@ -175,7 +175,7 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
         raise _too_much("lines")
     try:
         return Message(room, peer, sender, recipient, data)
-    except (SMTPError, MemoryError, ImportError, OSError):  # trouble of this machine is 451
+    except (SMTPError, MemoryError, ImportError, OSError):  # failures of this machine are answered 451
         raise
     except Exception as error:
         raise SMTPError(554, "5.6.0 The message cannot be read") from error

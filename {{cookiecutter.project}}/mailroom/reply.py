@@ -1,4 +1,4 @@
-"""Make the answer to a mail, marked so that no program answers it in turn."""
+"""Write the reply to a mail, marked so that no program replies to it."""
 
 import hashlib
 import re

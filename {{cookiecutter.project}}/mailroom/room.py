@@ -1,4 +1,4 @@
-"""What happens to one mail: it is one transaction, and nothing has happened when that fails.
+"""Handle each mail as one transaction: when it fails, nothing has changed.
 
 lock the sender -> handled before? then 250 -> handlers run -> send -> commit -> 250
 """
@@ -89,7 +89,7 @@ class Mailroom:
 
     @property
     def storage(self) -> Storage:
-        """The `Storage` that the Router has now; one with Salmon's three methods only is wrapped where it stands."""
+        """The Router's `Storage`; one with only Salmon's three methods is replaced by a `JoinedStorage` around it."""
         storage: Storage = Router.STATE_STORE
         if storage is not self._storage:
             if not isinstance(storage, Storage):
@@ -103,7 +103,7 @@ class Mailroom:
         return storage
 
     def load(self, handlers: list[str]) -> None:
-        """Load modules of handlers into the Router, and compile the templates; raise what a broken one raises.
+        """Load modules of handlers into the Router, and compile the templates; raise the exception of a broken one.
 
         Ends the process with one line when a module is not there, or when none of them has a route.
         """
@@ -114,7 +114,7 @@ class Mailroom:
             if other := other_package(package):
                 refuse("HANDLERS", handlers, f"cannot be used: {other} comes before the application's own {package}")
         view.LOADER = self.templates
-        Router.RELOAD = False  # with it, every mail imports all handlers anew
+        Router.RELOAD = False  # if True, each mail imports all handlers again
         Router.LOG_EXCEPTIONS = False  # a handler's exception reaches the receiver, which answers 451
         Router.UNDELIVERABLE_QUEUE = self
         Router.defaults(host=re.escape(self.domain))
@@ -127,7 +127,7 @@ class Mailroom:
             self.templates.get_template(name)
 
     def start(self) -> None:
-        """Prepare for mail: open the storage, and rename states. Receivers call this before they answer.
+        """Open the storage and rename states. Receivers call this before they accept mail.
 
         Ends the process with one line when the storage cannot be used, or when a stored state has no handler.
         """
@@ -204,7 +204,7 @@ class Mailroom:
         self.relay.deliver(mail, To=to, From=sender)
 
     def _limit_replies(self, message: Message) -> int:
-        """Leave out the replies that are too many for this hour; return how many are left."""
+        """Remove the replies over the limit of this hour; return how many are left."""
         replies = 0
         for envelope in list(message.transaction.mail):
             if message.envelope_sender in envelope.recipients:
@@ -234,7 +234,7 @@ def message_id(data: bytes) -> str:
 
 
 def _can_come_twice(message: Message) -> bool:
-    """Return whether the same octets are the same mail: what has no Message-ID and came from nowhere is typed twice."""
+    """Return whether equal octets are one mail sent again: without Message-ID and Received, somebody wrote it twice."""
     return "message-id" in message.base or "received" in message.base
 
 
@@ -247,7 +247,7 @@ def _digest(message: Message) -> bytes:
 def _exists(module: str) -> bool:
     try:
         return not module.startswith(".") and importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):  # nor is its package
+    except (ModuleNotFoundError, ValueError):  # its package does not exist either
         return False
 
 
@@ -276,7 +276,7 @@ def _handle(message: Message) -> None:
     except AttributeError as error:
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if error.name not in ("__module__", "__name__") or last.f_globals["__name__"] != Router.__module__:
-            raise  # it was not the Router that asked for the name of the next state
+            raise  # the Router reads the name of the next state; this was raised elsewhere
         raise TypeError(f"{handler_name(error)} returned {error.obj!r}, which is no handler") from None
     for key, _, state in message.transaction.changes():
         if not known.has_handler(key, state):

@@ -1,4 +1,4 @@
-"""Remember states, and keep what one mail changes together: all of it, or nothing.
+"""Store states, and commit all changes of one mail together, or none.
 
     with storage.transaction("alice@people.example") as transaction:
         storage.set(key, "alice@people.example", "SUBSCRIBED")
@@ -32,7 +32,7 @@ HANDLED_KEPT = 7 * 24 * 3600  # seconds; a sending server gives up after five da
 CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
 # In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
 MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
-NONE = "\ufdd0"  # stands for None in a database, whose keys are texts; no text of anybody has this noncharacter
+NONE = "\ufdd0"  # stands for None in databases whose keys are texts: a noncharacter, which no text may contain
 # NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.
 IMPOSSIBLE = re.compile(f"[\0\ud800-\udfff{NONE}]")
 
@@ -56,7 +56,7 @@ class StorageError(SMTPError):
 
 
 class Transaction:
-    """What one mail changes, until its storage commits it.
+    """The changes of one mail, until its storage commits them.
 
     `message.transaction` is that of a mail; `mailroom.storage.current()` that of this thread.
     """
@@ -147,7 +147,7 @@ def current() -> Transaction | None:
 
 
 class Storage(StateStorage):
-    """Base class of storages. `get`, `set` and `transaction` are for everybody, the rest is for a subclass to define.
+    """Base class of storages: it has `get`, `set` and `transaction`, and a subclass defines the rest.
 
     Every method raises `StorageError` when the storage fails.
     """
@@ -160,7 +160,7 @@ class Storage(StateStorage):
         return self.read(key, sender) if here is None else here.get(key, sender)
 
     def set(self, key: str | None, sender: str | None, state: str) -> None:
-        """Remember `state`; `START` forgets the row. Inside a transaction it is kept until the commit."""
+        """Store `state`, or delete the row for `START`; inside a transaction, with the commit."""
         here = self._joined()
         if here is None:
             with self.transaction() as here:
@@ -169,7 +169,7 @@ class Storage(StateStorage):
             here.states[key, sender] = state
 
     def set_all(self, rows: Iterable[Row]) -> None:
-        """Remember `(key, sender, state)` rows, a stream of any length: all of them or, if anything fails, none."""
+        """Store `(key, sender, state)` rows, a stream of any length: all of them or, if anything fails, none."""
         with self.transaction() as here:
             self.begin(here)
             self.write(here, rows)
@@ -215,7 +215,7 @@ class Storage(StateStorage):
         return {(key, state) for key, _, state in self}
 
     def open(self) -> None:
-        """Open the storage, so that it fails now or never; it opens itself at its first use otherwise."""
+        """Open the storage, to raise now what its first use would raise."""
 
     def close(self) -> None:
         """Close the storage; its next use opens it again."""
@@ -259,14 +259,14 @@ class Storage(StateStorage):
         return False
 
     def check(self, here: Transaction) -> None:
-        """Raise `StorageError` when it is known by now that the commit will fail."""
+        """Raise `StorageError` when the commit is already known to fail."""
 
     def commit(self, here: Transaction) -> None:
-        """Commit the states, the note and what own tables got; nothing is written when nothing has changed."""
+        """Commit the states, the note and the changes of own tables; write nothing when nothing has changed."""
         raise NotImplementedError
 
     def rollback(self, here: Transaction) -> None:
-        """End the transaction of the database, if it has begun, without its changes. Called after a commit that failed too."""
+        """Roll back the transaction of the database, if it has begun; also called after a commit that failed."""
         raise NotImplementedError
 
 

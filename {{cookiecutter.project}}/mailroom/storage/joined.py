@@ -113,7 +113,7 @@ class MemoryDatabase(SQLiteStorage):
         self._memory, self._is_ready = None, False
 
     def close(self) -> None:
-        """Keep it: nothing else has it."""
+        """Do nothing: closing would delete what is in memory."""
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
@@ -134,7 +134,7 @@ class MemoryDatabase(SQLiteStorage):
 
 
 class _NoFiles:
-    """Nobody moves the files of a database in memory."""
+    """A `FileWatch` for a database in memory, which has no files."""
 
     def check(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""States in Salmon's own shelve, for trying things out with one process."""
+"""States in Salmon's shelf, for trials with one process."""
 
 import ast
 import dbm
@@ -41,7 +41,7 @@ class ShelveStorage(JoinedStorage):
             pass
 
     def close(self) -> None:
-        """Let another process have the shelf."""
+        """Release the shelf for another process."""
         self.states.release()
 
     def clear(self) -> None:
@@ -61,7 +61,7 @@ class ShelveStorage(JoinedStorage):
 
 
 class _Shelf(routing.ShelveStorage):
-    """Salmon's storage, kept from a second process, and closed after a call that failed as well."""
+    """Salmon's storage, locked against a second process, and closed after each call, also one that failed."""
 
     _lock_file = None
     _was_open = False

@@ -12,4 +12,4 @@ def wait_until(condition, seconds=30, wanted=lambda: "what was waited for"):
             return result
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {wanted()}")
-        time.sleep(0.005)
+        time.sleep(0.01)

@@ -58,7 +58,7 @@ class Process:
         while self.poll() is None:
             if timeout is not None and time.monotonic() > begin + timeout:
                 raise subprocess.TimeoutExpired(self.args, timeout)
-            time.sleep(0.002)
+            time.sleep(0.01)
         return self.returncode
 
     def send_signal(self, number):

@@ -9,6 +9,8 @@ from datetime import datetime, timezone
 import pytest
 from salmon.routing import Router, StateStorage
 
+from mailroom.storage import current
+from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from tests.mailroom.commands.conftest import WalkableStorage
 
@@ -154,6 +156,31 @@ def test_reset_for_an_address_leaves_states_for_other_addresses(states, storage)
     assert states("reset", ALICE, "--to", "news") == f"SUBSCRIBED -> START  {KEY}  {ALICE}\n"
     assert states("reset", ALICE, "--to", "news") == f"{ALICE} is in START already\n"
     assert list(storage) == [(KEY, BOB, "CONFIRMING"), (f"{MODULE}:other", ALICE, "SUBSCRIBED")]
+
+
+@pytest.mark.parametrize("command", ["reset", "forget"])
+@pytest.mark.parametrize(
+    "meanwhile, printed",
+    [
+        ("SUBSCRIBED", f"SUBSCRIBED -> START  {KEY}  {ALICE}\n"),
+        ("CONFIRMING", f"CONFIRMING -> START  {KEY}  {ALICE}\n"),
+        ("START", f"{ALICE} is in START already\n"),
+    ],
+)
+def test_table_is_read_before_the_sender_is_locked(states, storage, monkeypatch, command, meanwhile, printed):
+    """A large table takes seconds to read, and mail of the sender would wait for it."""
+    locked, read = [], JoinedStorage.rows
+
+    def rows(joined):
+        locked.append(current() is not None)
+        yield from list(read(joined))
+        storage.set(KEY, ALICE, meanwhile)  # a mail that is handled now
+
+    monkeypatch.setattr(JoinedStorage, "rows", rows)
+
+    assert states(command, ALICE) == printed
+    assert locked == [False]
+    assert storage.get(KEY, ALICE) == "START"
 
 
 def test_forget_is_for_all_addresses(states, storage):

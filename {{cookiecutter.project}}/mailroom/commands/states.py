@@ -241,11 +241,13 @@ def is_old(changed: float | None, seconds: int) -> bool:
 
 def put_to_start(storage: Storage, sender: str, to: str | None = None) -> None:
     """Remove the rows of a sender, between two of their mails, and print them."""
+    found = rows_of(storage, sender, to)  # before the lock, because it reads the whole table
     with storage.transaction(as_salmon_writes(sender)):
-        removed = rows_of(storage, sender, to)
-        for key, spelling, *_ in removed:
+        now = [(key, spelling, storage.get(key, spelling)) for key, spelling, *_ in found]
+        removed = [row for row in now if row[2] != ROUTE_FIRST_STATE]
+        for key, spelling, _ in removed:
             storage.set(key, spelling, ROUTE_FIRST_STATE)
-    for key, spelling, state, _ in removed:
+    for key, spelling, state in removed:
         click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
     if not removed:
         click.echo(f"{shown(as_salmon_writes(sender))} is in START already")

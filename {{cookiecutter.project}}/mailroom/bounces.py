@@ -42,11 +42,9 @@ class Bounce(bounce.BounceAnalyzer):
             self.failed = [(address.strip(), "") for address in addresses if address.strip()]
         for first, second, third in statuses[:1]:
             self.primary_status = int(first), bounce.PRIMARY_STATUS_CODES[first]
-            self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown Status")
-            self.combined_status = (
-                int(second + third),
-                bounce.COMBINED_STATUS_CODES.get(second + third, "Unknown Status"),
-            )
+            self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown")
+            combined = second + third
+            self.combined_status = int(combined), bounce.COMBINED_STATUS_CODES.get(combined, "Unknown")
 
     def is_hard(self) -> bool:
         """Return whether this is a bounce for good."""

@@ -24,7 +24,9 @@ BOUNCE = (
     r"(undeliver|(delivery|returned|fail\w*) .*(mail|message|noti\w+|status|failure|warning)"
     r"|(mail|message) .*(deliver|returned|fail|error))"
 )
-ABSENCE = r"(auto-?(reply|response)\b|(\w+ )?automa\w+( \w+)?\s?:|auto:|vacation|out of (the )?office)"
+ABSENCE = (
+    r"(auto-?(reply|response)\b|(\w+ )?automa\w+( \w+)?\s?:|auto:|(vacation|out of (the )?office)( \w*re(ply|sp)|:))"
+)
 
 
 class Sign(NamedTuple):
@@ -64,9 +66,7 @@ SIGNS = (
     Sign("Subject", "^complaint about message from", "Outlook.com's feedback loop", False),
     Sign("Subject", rf"(^|\] ){ABSENCE}", "absence notes", False),
     Sign("Subject", r"^auto:.*\bout of (the )?office\b", "absence notes of Notes", False),
-    Sign(
-        "X-Auto-Response-Suppress", r"\ball\b", "[MS-OXCMAIL], section 2.2.3.2.14; Exchange adds it to people's", False
-    ),
+    Sign("X-Auto-Response-Suppress", r"\ball\b", "[MS-OXCMAIL], section 2.2.3.2.14; people's as well", False),
     Sign("Return-Path", r"^\s*<>", "the null sender, of a mail that was forwarded", False),
     Sign("From", rf"(^|<)\s*\"?{PROGRAM}\"?@", "accounts of programs", False),
     Sign(PARTS, "^message/rfc822$", "Outlook.com's feedback loop", False),

@@ -130,10 +130,9 @@ class Message(MailRequest):
         subject, its text begins after the first empty line. A `welcome.html` beside it goes along as HTML.
         `sender` and `reply_to` are addresses, with or without a name; `headers` are more headers. `attachments`
         are those of a mail, or tuples of name, media type and octets. The rest are variables of the templates,
-        which know `domain` as well. The answer goes
-        to the envelope sender, with the null sender as its own. Automated mail is not answered (RFC 3834,
-        section 2); beyond `replies_per_hour`, answers are left out. Raises `ValueError` for a template or
-        an address that cannot be used.
+        which know `domain` as well. The answer goes to the envelope sender, with the null sender as its own.
+        Automated mail is not answered (RFC 3834, section 2); beyond `replies_per_hour`, answers are left out.
+        Raises `ValueError` for a template or an address that cannot be used.
         """
         data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
         if data is not None:

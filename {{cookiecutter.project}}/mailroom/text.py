@@ -76,9 +76,8 @@ def decoded_header(value: str) -> str:
         if between.strip() or not words:  # space between encoded words is none: RFC 2047, section 6.2
             words.append((None, _octets(between)))
         charset = word[1].partition("*")[0].lower()  # RFC 2231, section 5: a language may follow
-        words.append(
-            (charset, _from_base64(word[3]) if word[2] in "bB" else quopri.decodestring(_octets(word[3]), True))
-        )
+        octets = _from_base64(word[3]) if word[2] in "bB" else quopri.decodestring(_octets(word[3]), header=True)
+        words.append((charset, octets))
         end = word.end()
     words.append((None, _octets(value[end:])))
     # Joined before they are decoded: programs split a character between two words.

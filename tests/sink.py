@@ -33,7 +33,7 @@ class Reply:
 class Sink:
     """An SMTP server that keeps what it is sent in `replies`, and fails when told to.
 
-    `answers` has the answer to a command, in capitals, instead of 250:
+    `answers` has the answer to a command, in capitals, or to the RCPT of an address, instead of 250:
     `sink.answers["DATA"] = "451 4.3.0 Later"`; `sink.answers.clear()` mends it. `offered` counts
     the mails that reached DATA. After `stop`, connections to `port` are refused until `start`.
     """
@@ -94,7 +94,7 @@ class Sink:
         return answer
 
     async def handle_RCPT(self, server, session, envelope, address, options):
-        answer = self.answers.get("RCPT", "250 OK")
+        answer = self.answers.get(address) or self.answers.get("RCPT", "250 OK")
         if answer.startswith("2"):
             envelope.rcpt_tos.append(address)
         return answer

@@ -2,7 +2,6 @@
 
 import signal
 import stat
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,16 +16,23 @@ BOB = "bob@people.example"
 @pytest.mark.parametrize("state_storage, protocol", [*((storage, "lmtp") for storage in STORAGES), ("sqlite", "smtp")])
 def test_conversation_survives_a_kill_after_every_mail(application, sink, state_storage, protocol):
     app = application(state_storage=state_storage, protocol=protocol)
-    subjects = []
+    replies = {}  # by Message-ID: a copy comes when the worker died between the relay's answer and its deletion
+
+    def new_reply():
+        while True:
+            (reply,) = sink.take()
+            if replies.setdefault(reply["Message-ID"], reply) is reply:
+                return reply
 
     def mail(sender, recipient):
         assert app.send(sender, recipient)[0] == 250
+        if state_storage == "shelve":  # its outbox is in memory
+            sink.wait_for()
         app.kill()
-        (reply,) = sink.take()
+        app.start()
+        reply = new_reply()
         assert reply.recipients == (sender,)
         assert reply.sender == "<>"
-        subjects.append(reply["Subject"])
-        app.start()
         return reply
 
     app.start()
@@ -36,9 +42,9 @@ def test_conversation_survives_a_kill_after_every_mail(application, sink, state_
     mail(ALICE, "news")
     mail(ALICE, "news-unsubscribe")
     app.send(ALICE, "news")
-    subjects.append(sink.take()[0]["Subject"])
+    new_reply()
 
-    assert subjects == [
+    assert [reply["Subject"] for reply in replies.values()] == [
         "Please confirm your subscription to news",
         "Welcome to news",
         "You are not subscribed to news",
@@ -96,34 +102,29 @@ def test_workers_share_states_and_signing_key(application, sink):
             worker.kill()
 
 
-def test_mail_changes_nothing_when_its_reply_cannot_be_sent(application, sink):
+def test_replies_of_a_conversation_without_a_relay_come_in_order_when_it_is_back(application, sink):
     app = application().start()
-    sink.answers["DATA"] = "451 4.3.0 Later"
-    assert app.send(ALICE, "news-subscribe")[0] == 451
     sink.stop()
-    assert app.send(ALICE, "news-subscribe")[0] == 451
+    for text in ("news-subscribe", "news", "news-subscribe"):
+        assert app.send(ALICE, text)[0] == 250
 
-    sink.answers.clear()
     sink.start()
-    assert app.send(ALICE, "news")[0] == 250
-    assert [reply["Subject"] for reply in sink.wait_for(1)] == ["You are not subscribed to news"]
+    subjects = [reply["Subject"].partition(" to ")[0] for reply in sink.take(3)]
+    assert subjects == ["Please confirm your subscription", "Your subscription", "Please confirm your subscription"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-def test_stop_signal_finishes_the_mail_in_progress(application, sink, number):
+def test_stop_signal_finishes_the_reply_that_is_being_sent(application, sink, number):
     app = application().start()
     app.send(ALICE, "news-subscribe")
     (confirmation,) = sink.take()
 
     with sink.held():
-        answers = []
-        sending = threading.Thread(target=lambda: answers.append(app.send(ALICE, confirmation["Reply-To"])))
-        sending.start()
+        assert app.send(ALICE, confirmation["Reply-To"])[0] == 250
         wait_until(lambda: sink.offered == 2)
         app.process.send_signal(number)
-    sending.join(30)
+        app.wait_for_log("is going down")
 
-    assert answers[0][0] == 250
     assert app.process.wait(30) == 0
     assert [reply["Subject"] for reply in sink.take()] == ["Welcome to news"]
     app.start()

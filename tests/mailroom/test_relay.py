@@ -10,7 +10,8 @@ import pytest
 import trustme
 from salmon.server import SMTPError
 
-from mailroom.relay import Envelope, Relay
+from mailroom.envelope import Envelope
+from mailroom.relay import Relay
 
 MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\r\n..two\r\n")
 

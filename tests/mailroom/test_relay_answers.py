@@ -5,7 +5,8 @@ import socket
 import pytest
 from salmon.server import SMTPError
 
-from mailroom.relay import Envelope, Relay
+from mailroom.envelope import Envelope
+from mailroom.relay import Relay
 from tests.script import HELLO, ONE_MAIL, Script
 
 ALICE = "alice@people.example"
@@ -79,9 +80,11 @@ def test_silent_relay_times_out():
     ],
 )
 def test_answer_of_the_relay_becomes_451_or_550(script, greeting, code):
-    with Script(script, greeting=greeting) as relay:
+    with Script(script, greeting=greeting) as server:
+        relay = Relay(server.host, server.port)
         with pytest.raises(SMTPError) as refused:
-            Relay(relay.host, relay.port).send_now(MAIL)
+            relay.send_now(MAIL)
+        relay.close()
 
     assert refused.value.code == code
 
@@ -106,13 +109,20 @@ def test_bad_address_sends_none_of_the_held_mails(room):
     assert script.heard == []
 
 
-def test_refused_recipient_sends_the_mail_to_nobody():
-    envelope = Envelope("<>", (ALICE, "bob@people.example"), b"\r\nHello.\r\n")
-    with Script([("ehlo", "250-script\r\n250 PIPELINING"), *ONE_MAIL[:2], ("RCPT", "550 no"), *ONE_MAIL[2:]]) as script:
-        with pytest.raises(SMTPError):
-            Relay(script.host, script.port).send_now(envelope)
+@pytest.mark.parametrize("extension", ["PIPELINING", "HELP"])
+@pytest.mark.parametrize(("refusal", "code"), [("550 5.1.1 no", 550), ("450 4.2.1 later", 451)])
+def test_refusal_of_one_recipient_is_that_recipients_alone(extension, refusal, code):
+    envelope = Envelope("<>", (ALICE, "bob@people.example", "carol@people.example"), b"\r\nHello.\r\n")
+    script = [("ehlo", f"250-script\r\n250 {extension}"), *ONE_MAIL[:2], ("RCPT", refusal), *ONE_MAIL[1:]]
+    with Script(script) as server:
+        relay = Relay(server.host, server.port)
+        with pytest.raises(SMTPError) as refused:
+            relay.send_now(envelope)
+        relay.close()
 
-    assert script.contents == []
+    assert refused.value.code == code
+    assert "bob@people.example" in str(refused.value.__cause__)
+    assert server.contents == [b"\r\nHello.\r\n.\r\n"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from salmon.server import SMTPError
 from mailroom import parts
 from mailroom.bounces import Bounce
 from mailroom.plain_text import one_line
-from mailroom.reply import make_reply, message_id
+from mailroom.reply import make_reply
 from mailroom.storage import Transaction
 from mailroom.text import decoded_header, unquoted
 
@@ -59,7 +59,6 @@ class Message(MailRequest):
         self.bounce: Bounce | None = None
         self.transaction: Transaction  # while it is handled
         self.unhandled = False
-        self.replies = 0
         self.replies_left_out = 0
 
     def __getitem__(self, name: str) -> str | None:
@@ -143,13 +142,15 @@ class Message(MailRequest):
 
         Arguments and errors are those of `Mailroom.send`.
         """
-        if "Message-ID" not in mail:
-            mail["Message-ID"] = message_id(self, "send")
         self.room.send(mail, to=to, sender=sender)
 
     def forward(self, to: str, sender: str = "<>") -> None:
-        """Pass the mail on to the address `to`, octet by octet, with the envelope sender `sender`."""
-        self.room.relay.deliver(self, To=to, From=sender)
+        """Pass the mail on to the address `to`, octet by octet, with the envelope sender `sender`.
+
+        Date, Message-ID and Auto-Submitted are put before it where they are missing.
+        """
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self.room.missing_headers(self.base.mime_part))
+        self.room.relay.deliver(headers.encode() + self.Data, To=to, From=sender)
 
     def token(self, name: str) -> str:
         """Return a token for an address that only the sender can know, valid for three days.

@@ -14,7 +14,8 @@ from typing import Any
 from salmon import server
 from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
-from mailroom.room import Mailroom, message_id
+from mailroom.envelope import message_id
+from mailroom.room import Mailroom
 from mailroom.settings import refuse
 from mailroom.storage import handler_name
 
@@ -239,7 +240,7 @@ class _Receiver(asyncore.dispatcher):
             refuse("RECEIVER_HOST, RECEIVER_PORT", (self.host, self.port), f"cannot be used: {error}")
         self.room.start()
         self.run()
-        self.room.relay.close()
+        self.room.stop()
 
     def run(self) -> None:
         """Receive mail at the port that `open` has opened."""

@@ -1,12 +1,11 @@
 """Write the reply to a mail, marked so that no program replies to it."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import formataddr, formatdate, parseaddr
+from email.utils import formataddr, formatdate, make_msgid, parseaddr
 from typing import TYPE_CHECKING, Any
 
 from mailroom.plain_text import fields, one_line, plain_text, without_surrogates
@@ -52,7 +51,7 @@ def make_reply(
         "Reply-To": reply_to and _mailbox(reply_to),
         "Subject": subject,
         "Date": formatdate(),
-        "Message-ID": message_id(message, template),
+        "Message-ID": make_msgid(domain=room.domain),
         "Auto-Submitted": "auto-replied",
         "X-Auto-Response-Suppress": "All",  # Exchange does not look at Auto-Submitted
         "In-Reply-To": " ".join(answered),
@@ -105,12 +104,3 @@ def _mailbox(text: str) -> str | Header:
     mailbox = Header(name, "utf-8", header_name="Reply-To")
     mailbox.append(f"<{address}>", "us-ascii")
     return mailbox
-
-
-def message_id(message: "Message", kind: str) -> str:
-    """Return a Message-ID for the next mail that a handler sends: the same again when the same mail is handled again."""
-    message.replies += 1
-    answered = MESSAGE_ID.findall(header(message, "Message-ID")) or message.Data
-    text = repr((answered, message.From, message.To, kind, message.replies))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"<{digest[:40]}@{message.room.domain}>"

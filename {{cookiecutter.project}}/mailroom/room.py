@@ -1,6 +1,6 @@
 """Handle each mail as one transaction: when it fails, nothing has changed.
 
-lock the sender -> handled before? then 250 -> handlers run -> send -> commit -> 250
+lock the sender -> handled before? then 250 -> handlers run -> commit -> 250 -> the relay gets the outgoing mail
 """
 
 import hashlib
@@ -23,11 +23,13 @@ from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 from mailroom import handlers as known
+from mailroom.envelope import message_id
 from mailroom.files import make_private, other_package
 from mailroom.loops import ReplyLimit
 from mailroom.machines import Machines
 from mailroom.message import Message, read
 from mailroom.relay import Relay
+from mailroom.sending import Sending
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
 from mailroom.storage import Storage, Tables, Transaction, handler_name
@@ -36,7 +38,7 @@ from mailroom.storage.joined import JoinedStorage
 LOG = logging.getLogger(__name__)
 
 MAX_HOPS = 100  # RFC 5321, section 6.3
-MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
+STOP_SECONDS = 5  # for which outgoing mail still leaves
 
 
 class Mailroom:
@@ -82,6 +84,7 @@ class Mailroom:
         self.reply_limit = ReplyLimit(replies_per_hour)
         self.renamed_states = dict(renamed_states or ())
         self.tables = tables
+        self.sending = Sending(self)
         self._storage: Storage | None = None
         self.max_message_size = max_message_size
         self.machines = Machines(machines)
@@ -127,7 +130,7 @@ class Mailroom:
             self.templates.get_template(name)
 
     def start(self) -> None:
-        """Open the storage and rename states. Receivers call this before they accept mail.
+        """Open the storage, rename states, begin to send. Receivers call this before they accept mail.
 
         Ends the process with one line when the storage cannot be used, or when a stored state has no handler.
         """
@@ -141,6 +144,13 @@ class Mailroom:
             sys.exit(f"ERROR: {error}")
         except SMTPError as error:
             refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
+        self.sending.start()
+
+    def stop(self) -> None:
+        """Send what is ready, for a few seconds at most. Receivers call this at their end."""
+        self.sending.stop(STOP_SECONDS)
+        if not self.sending.is_running():
+            self.relay.close()
 
     def is_routed(self, address: str) -> bool:
         """Return whether any handler takes mail for `address`."""
@@ -153,9 +163,8 @@ class Mailroom:
     def deliver(self, peer: Any, sender: str, recipient: str, data: bytes) -> None:
         """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
 
-        `sender` is the envelope sender, empty for the null sender. Whatever is raised, no state has
-        changed; a reply has left only where the relay failed after it, or the commit did, and comes
-        again with the same Message-ID. Raises `salmon.server.SMTPError` with the answer for the client,
+        `sender` is the envelope sender, empty for the null sender. Whatever is raised, nothing has
+        changed, and nothing was sent. Raises `salmon.server.SMTPError` with the answer for the client,
         550 for an address without a handler; anything else is a fault of a handler and wants a 451.
         """
         message = read(self, peer, sender, recipient, data)
@@ -165,8 +174,7 @@ class Mailroom:
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
         mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
-        storage = self.storage
-        with storage.transaction(message.From, stateless=message.is_automated) as message.transaction:
+        with self.transaction(message.From, stateless=message.is_automated) as message.transaction:
             if _can_come_twice(message) and message.transaction.handled(_digest(message)):
                 LOG.info("handled before: %s", mail)
                 return
@@ -174,34 +182,44 @@ class Mailroom:
                 _refuse_without_handler(message, handlers)
             _handle(message)
             replies = self._limit_replies(message)
-            storage.check(message.transaction)
-            for envelope in message.transaction.mail:
-                self.relay.send_now(envelope)
         self.reply_limit.count(message.From, replies)
-        LOG.info("%s %s, sent: %d", "ignored" if message.unhandled else "handled", mail, len(message.transaction.mail))
+        LOG.info(
+            "%s %s, outgoing: %d", "ignored" if message.unhandled else "handled", mail, len(message.transaction.mail)
+        )
         if message.is_automated:
             LOG.info("not answered: automated mail")
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self, sender: str | None = None, stateless: bool = False) -> AbstractContextManager[Transaction]:
         """Return a context for a script or a test: states, own tables and mail of its block are kept together.
 
         with settings.room.transaction() as transaction:
             transaction.connection.execute("SELECT …")
+
+        The arguments are those of `Storage.transaction`.
         """
-        return self.storage.transaction()
+        return self.storage.transaction(sender, stateless, self.sending)
 
     def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
-        """Send an `email.message.EmailMessage`, or hold it where mail is being handled.
+        """Put an `email.message.EmailMessage` into the outbox, with the transaction that is open or one of its own.
 
-        `to` is an address or several, by default those in the headers To, Cc and Bcc. `sender` is the
-        envelope sender, by default the address in From, and `<>` the null sender. Date and Message-ID, for which
-        RFC 5322, section 3.6, asks, are added where they are missing. Raises what `Relay.deliver` raises.
+        A server that runs sends it within seconds. `to` is an address or several, by default those in the headers
+        To, Cc and Bcc. `sender` is the envelope sender, by default the address in From, and `<>` the null sender.
+        Date and Message-ID (RFC 5322, section 3.6) and Auto-Submitted (RFC 3834, section 5) are added where they
+        are missing. Raises `ValueError` for an address that cannot be sent, and `StorageError`.
         """
-        if "Date" not in mail:
-            mail["Date"] = formatdate()
-        if "Message-ID" not in mail:
-            mail["Message-ID"] = make_msgid(domain=self.domain)
-        self.relay.deliver(mail, To=to, From=sender)
+        for name, value in self.missing_headers(mail):
+            mail[name] = value
+        with self.transaction() as transaction:
+            transaction.send(mail, to, sender)
+
+    def missing_headers(self, mail: Any) -> list[tuple[str, str]]:
+        """Return names and values of what a mail of ours must have, and this one has not."""
+        headers = [
+            ("Date", formatdate()),
+            ("Message-ID", make_msgid(domain=self.domain)),
+            ("Auto-Submitted", "auto-generated"),
+        ]
+        return [(name, value) for name, value in headers if name not in mail]
 
     def _limit_replies(self, message: Message) -> int:
         """Remove the replies over the limit of this hour; return how many are left."""
@@ -225,12 +243,6 @@ def current() -> Mailroom:
     """Return the `Mailroom` that `config.boot` or `config.testing` has put into Salmon's settings."""
     room: Mailroom = import_settings(False).room
     return room
-
-
-def message_id(data: bytes) -> str:
-    """Return the Message-ID in a mail's octets for the log; never raise, whatever they are."""
-    found = MESSAGE_ID.search(data, 0, data.find(b"\n\n") + 1 or len(data))
-    return found[1].decode("ascii") if found else "unknown"
 
 
 def _can_come_twice(message: Message) -> bool:

@@ -97,7 +97,7 @@ def test_damaged_database_is_told(check, tmp_path):
     assert "stored states" not in check()
     storage.close()
     with open(storage.path, "r+b") as database:
-        database.seek(3 * 4096 + 8)
+        database.seek(8 * 4096 + 8)
         database.write(b"\xff" * 2000)
 
     told = check()["stored states"]

@@ -58,10 +58,13 @@ FAULTS = {
         "    from mailroom.relay import Envelope\n"
         "    message.room.relay.send_now(Envelope('<>', ('eve@people.example',), b'Subject: hi\\r\\n\\r\\n'))\n"
         + SUBSCRIBED,
-        "a mail that failed sent something",
+        "a mail that was not handled sent something",
     ),
-    "another Message-ID at each try": (ASK, SEND + ASK, "what was sent once more has another Message-ID"),
-    "answer to automated mail": (FORWARD, "    message.forward(to=message.From)\n", "automated mail was answered"),
+    "answer to automated mail": (
+        FORWARD,
+        "    if message.From:\n        message.forward(to=message.From)\n",
+        "automated mail was answered",
+    ),
     "state that automated mail changes": (
         FORWARD,
         "    Router.set_state(__name__, message, 'SUBSCRIBED')\n",

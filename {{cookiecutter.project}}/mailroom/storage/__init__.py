@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 from salmon.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from salmon.server import SMTPError
 
+from mailroom import outbox
+from mailroom.envelope import Envelope, make_envelope
+
 if TYPE_CHECKING:
-    from mailroom.relay import Envelope
+    from mailroom.sending import Sending
 
 LOG = logging.getLogger(__name__)
 
@@ -61,12 +64,22 @@ class Transaction:
     `message.transaction` is that of a mail; `mailroom.storage.current()` that of this thread.
     """
 
-    def __init__(self, storage: "Storage", sender: str | None, stateless: bool) -> None:
+    def __init__(
+        self,
+        storage: "Storage",
+        sender: str | None,
+        stateless: bool,
+        sending: "Sending | None" = None,
+        durable: bool = True,
+    ) -> None:
         self.storage = storage
         self.sender = sender
         self.stateless = stateless
+        self.sending = sending
+        self.durable = durable
         self.states: dict[tuple[str | None, str | None], str] = {}
         self.mail: list[Envelope] = []
+        self.parcels: list[outbox.Parcel] = []  # what of it this worker sends at once
         self.note: bytes | None = None
         self.has_ended = False
         self._read: dict[tuple[str | None, str | None], str] = {}
@@ -90,9 +103,14 @@ class Transaction:
             raise RuntimeError("this mail has been handled; nothing would commit what is written now")
         return self.storage.begin(self)
 
-    def send(self, envelope: "Envelope") -> None:
-        """Send an `Envelope` with the commit."""
-        self.mail.append(envelope)
+    @property
+    def outgoing(self) -> list[Envelope]:
+        """The mail that the commit puts into the outbox."""
+        return self.mail if self.sending is None or self.sending.uses_outbox(self.storage) else []
+
+    def send(self, mail: Any, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
+        """Put a mail into the outbox, with the commit; arguments and errors are those of `make_envelope`."""
+        self.mail.append(make_envelope(mail, to, sender))
 
     def handled(self, digest: bytes) -> bool:
         """Return whether the mail with this digest was handled before; if not, note with the commit that it is."""
@@ -153,6 +171,8 @@ class Storage(StateStorage):
     """
 
     protected = False
+    has_outbox = False
+    is_shared = True  # another process finds here what this one has stored
 
     def get(self, key: str | None, sender: str | None) -> str | None:
         """Return the state of `sender` under `key`, `START` where there is none; inside a transaction what it has set."""
@@ -175,20 +195,30 @@ class Storage(StateStorage):
             self.write(here, rows)
 
     @contextmanager
-    def transaction(self, sender: str | None = None, stateless: bool = False) -> Iterator[Transaction]:
+    def transaction(
+        self,
+        sender: str | None = None,
+        stateless: bool = False,
+        sending: "Sending | None" = None,
+        durable: bool = True,
+    ) -> Iterator[Transaction]:
         """Lock `sender`, run the block and commit; roll back on an exception. A block within a block joins it.
 
-        With `stateless` the sender has no state and is not locked, so that only stateless handlers match.
+        With `stateless` the sender has no state and is not locked, so that only stateless handlers match. `sending`
+        sends the mail. What is not `durable` may be lost in a power cut, and spares an fsync.
         """
         here = self._joined()
         if here is not None:
             yield here
             return
-        here = Transaction(self, sender, stateless)
+        here = Transaction(self, sender, stateless, sending, durable)
         with self.lock(here):
             token = _open.set(here)
             try:
                 yield here
+                if sending and not self.has_outbox:
+                    self.check(here)
+                    sending.send_now(here)
                 self.commit(here)
             except BaseException:
                 self.rollback(here)
@@ -196,6 +226,8 @@ class Storage(StateStorage):
             finally:
                 here.has_ended = True
                 _open.reset(token)
+            if sending:
+                sending.committed(here)
 
     def refuse_when_protected(self) -> None:
         """Raise `RuntimeError` when no test may delete what is stored."""
@@ -254,6 +286,14 @@ class Storage(StateStorage):
         """Write `(key, sender, state)` rows within the transaction of the database."""
         raise NotImplementedError
 
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a statement in the SQL of SQLite, in the transaction of this thread or by itself."""
+        raise NotImplementedError
+
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Execute a statement in the SQL of SQLite, in a transaction of the database that has begun."""
+        raise NotImplementedError
+
     def is_handled(self, digest: bytes) -> bool:
         """Return whether a mail with this digest was handled within the last week; False where that is not kept."""
         return False
@@ -262,7 +302,7 @@ class Storage(StateStorage):
         """Raise `StorageError` when the commit is already known to fail."""
 
     def commit(self, here: Transaction) -> None:
-        """Commit the states, the note and the changes of own tables; write nothing when nothing has changed."""
+        """Commit states, outgoing mail, note and own tables; write nothing when nothing has changed."""
         raise NotImplementedError
 
     def rollback(self, here: Transaction) -> None:

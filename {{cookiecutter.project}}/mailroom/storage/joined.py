@@ -3,7 +3,7 @@
 import ast
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,9 @@ class JoinedStorage(Storage):
     is an `SQLiteStorage`. It serves one process, one mail at a time. A mail that fails changes no state. When
     `states` fails in the middle of a commit, what was set before is set back.
     """
+
+    has_outbox = True
+    is_shared = False
 
     def __init__(self, states: Any, database: Storage | None = None) -> None:
         self.states = states
@@ -67,6 +70,12 @@ class JoinedStorage(Storage):
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         for key, sender, state in rows:
             here.states[key, sender] = state
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        return self.database.fetch(sql, parameters)
+
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        return self.database.execute(here, sql, parameters)
 
     def is_handled(self, digest: bytes) -> bool:
         return self.database.is_handled(digest)
@@ -135,6 +144,8 @@ class MemoryDatabase(SQLiteStorage):
 
 class _NoFiles:
     """A `FileWatch` for a database in memory, which has no files."""
+
+    alone_at = 0.0
 
     def check(self) -> None:
         pass

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from salmon.routing import ROUTE_FIRST_STATE
 
+from mailroom import outbox
 from mailroom.storage import (
     LOG,
     SLOW_TRANSACTION,
@@ -47,6 +48,8 @@ class SQLiteStorage(TableStorage):
     `clear` refuses. Another mail of the same sender is waited for `lock_timeout` seconds, and others who write
     `write_timeout` seconds.
     """
+
+    has_outbox = True
 
     def __init__(
         self,
@@ -179,17 +182,18 @@ class SQLiteStorage(TableStorage):
                     here.connected.execute(UPSERT, (*cell, _cell(state), now))
 
     def commit(self, here: Transaction) -> None:
-        """Commit states, note and own tables with one fsync, and none when nothing has changed."""
+        """Commit states, outgoing mail, note and own tables with one fsync, and none when nothing has changed."""
         changes = here.changes()
         if here.connected is not None:
             self.begin(here)  # it still is
-        elif changes or here.has_written:
+        elif changes or here.has_written or here.outgoing:
             here.connected = self._begin(here)
         else:
             return
         with self._failing():
             here.connected.unprotect()
             self.write(here, changes)
+            outbox.store(here)
             self._commit(here)
 
     def _commit(self, here: Transaction) -> None:
@@ -222,6 +226,8 @@ class SQLiteStorage(TableStorage):
         if not self._write_lock.acquire(self.write_timeout):
             raise StorageError from TimeoutError(f"others have written for {self.write_timeout} seconds")
         try:
+            with self._failing():
+                self._connection().set_durable(here.durable)
             self.fetch("BEGIN IMMEDIATE", deadline=deadline)
             connection = self._connection()
             connection.is_busy = True
@@ -338,7 +344,10 @@ class SQLiteStorage(TableStorage):
                 connection.execute(STATES)
             elif "changed" not in columns:  # a constant default changes no row, be there a million
                 connection.execute(f"ALTER TABLE states ADD COLUMN changed REAL NOT NULL DEFAULT {time.time():.0f}")
-            connection.execute(HANDLED)
+            for table in (HANDLED, *outbox.TABLES):
+                connection.execute(table)
+            if self._watch.alone_at:
+                connection.execute(outbox.RELEASE_OLDER, (time.time(), time.time(), self._watch.alone_at))
             for tables in self._tables:
                 tables(connection)
         finally:
@@ -366,20 +375,28 @@ class Connection(sqlite3.Connection):
     """A connection in which a handler can write, but not commit, and which it cannot close."""
 
     is_busy = False  # from BEGIN until after the checkpoint that may follow the COMMIT
+    is_durable = False
     _cursors: "weakref.WeakSet[sqlite3.Cursor] | None" = None
 
     def configure(self) -> None:
         """Set what makes a commit last, and open the -wal."""
         self.execute("PRAGMA journal_mode = WAL")
-        # With NORMAL, a power cut takes everything since the last checkpoint.
-        self.execute("PRAGMA synchronous = FULL")
         self.execute("PRAGMA wal_autocheckpoint = 0")  # `FileWatch.checkpoint` does it
-        # Who is forgotten is not to be found in the file either.
-        self.execute("PRAGMA secure_delete = ON")
+        self.set_durable(True)
         if sys.platform == "darwin":  # whose fsync leaves data in the drive's cache
             self.execute("PRAGMA fullfsync = ON")
             self.execute("PRAGMA checkpoint_fullfsync = ON")
         self.execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+    def set_durable(self, durable: bool) -> None:
+        """Set whether a commit waits until it is on disk."""
+        if durable != self.is_durable:
+            # With NORMAL, a power cut takes everything since the last checkpoint.
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            # Who is forgotten is not to be found in the file either. FAST leaves what was on whole pages: to
+            # overwrite each large mail that was sent would take as long as to store it.
+            self.execute(f"PRAGMA secure_delete = {'ON' if durable else 'FAST'}").fetchall()
+            self.is_durable = durable
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         cursor = super().cursor(*arguments, **options)

@@ -31,14 +31,6 @@ class TableStorage(Storage):
 
     _next_sweep = 0.0
 
-    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a statement, in the transaction of this thread or by itself."""
-        raise NotImplementedError
-
-    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Execute a statement in a transaction that has begun."""
-        raise NotImplementedError
-
     def cells(self, *texts: str | None) -> tuple[Any, ...]:
         """Return what stands for these texts in the database; raise `StorageError` for one that it cannot hold."""
         raise NotImplementedError
@@ -52,8 +44,8 @@ class TableStorage(Storage):
         self.refuse_when_protected()
         with self.transaction() as here:
             self.begin(here)
-            self.execute(here, "DELETE FROM states")
-            self.execute(here, "DELETE FROM handled")
+            for table in ("states", "handled", "outbox", "outgoing"):
+                self.execute(here, f"DELETE FROM {table}")
 
     def read(self, key: str | None, sender: str | None) -> str:
         """Return the stored state, or `START`."""

@@ -55,6 +55,7 @@ class FileWatch:
         self._database = self._shm = -1
         self._next_checkpoint = MAX_FRAMES
         self._one_thread = threading.RLock()
+        self.alone_at = 0.0  # when no other process had the database open; what others claimed before is free
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -66,6 +67,7 @@ class FileWatch:
         with self._one_thread, self.locks.lock(OPENING):
             self._database = _descriptor(self.path)
             alone = not _users[self.path] and self._lock_use(fcntl.LOCK_EX)
+            self.alone_at = time.time() if alone else 0.0
             self._read_record()
             if alone:
                 self._refuse_strange_wal()

@@ -1,0 +1,237 @@
+"""Mail that waits for the relay: committed with the states, and deleted when the relay has taken it.
+
+A row of `outgoing` has the octets of a mail; one of `outbox` is a recipient who has not got it. From the time `due`
+on, any worker may send it; until then one has claimed it, or it was set back. A row that is never due was refused
+for good.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailroom.envelope import OCTETS_A_SECOND, SECONDS, Envelope, seconds_for
+
+if TYPE_CHECKING:
+    from mailroom.relay import Answer
+    from mailroom.storage import Storage, Transaction
+
+QUEUED = 20  # seconds that a claimed mail may wait for its turn
+MARGIN = 10  # seconds between the end of an SMTP transaction and that of its claim; clocks may differ by that
+RETRIES = (10, 60, 300, 900, 1800, 3600)  # seconds to the next try; the last of them again and again
+GIVE_UP = 5 * 24 * 3600  # seconds (RFC 5321, section 4.5.4.1)
+PAGE = 100  # rows
+MAX_RECIPIENTS = 50  # in one SMTP transaction
+BACKLOG = 200  # rows, with which new mail queues behind
+ALL = 10**9
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS outgoing (
+        id INTEGER PRIMARY KEY, sender TEXT NOT NULL, data BLOB NOT NULL, created REAL NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS outbox (
+        mail INTEGER NOT NULL, recipient TEXT NOT NULL, due REAL, tries INTEGER NOT NULL, answer TEXT,
+        PRIMARY KEY (mail, recipient)
+    ) WITHOUT ROWID""",
+)
+SELECT = """
+    SELECT mail, recipient, due, tries, answer, sender, length(data), created
+    FROM outbox JOIN outgoing ON outgoing.id = mail WHERE {} ORDER BY mail, recipient LIMIT ?"""
+# A mail that was set back lets others overtake it; any other comes before the later ones to the same recipient.
+AHEAD = "SELECT mail, recipient FROM outbox WHERE tries = 0 AND due > ? LIMIT ?"
+CLAIM = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ? AND due = ?"
+SET_BACK = "UPDATE outbox SET due = ?, tries = tries + 1, answer = ? WHERE mail = ? AND recipient = ?"
+DELETE = "DELETE FROM outbox WHERE mail = ? AND recipient = ?"
+DELETE_MAIL = "DELETE FROM outgoing WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = id)"
+
+# What was claimed before a time, and is not sent yet.
+RELEASE_OLDER = f"""
+    UPDATE outbox SET due = ? WHERE tries = 0 AND due > ?
+    AND due - {QUEUED + MARGIN} - (SELECT {SECONDS} + length(data) / {OCTETS_A_SECOND}.0 FROM outgoing WHERE id = mail) < ?"""
+
+_one_id = threading.Lock()
+_last_id = 0
+
+
+class Row(NamedTuple):
+    """A recipient who has not got a mail. `due` is None where the relay has refused for good."""
+
+    mail: int
+    recipient: str
+    due: float | None
+    tries: int
+    answer: str | None
+    sender: str
+    octets: int
+    created: float
+
+
+@dataclass
+class Parcel:
+    """One mail to recipients that this worker has claimed, until the time `due`; `tries` counts those before."""
+
+    mail: int
+    sender: str
+    tries: dict[str, int]
+    octets: int
+    created: float
+    due: float
+    data: bytes | None = None
+    answers: dict[str, Answer] | None = None  # what the relay has said, and is still to be kept
+
+    def renewed(self) -> float:
+        """Return when a claim ends that begins now."""
+        return time.time() + QUEUED + seconds_for(self.octets) + MARGIN
+
+    def is_late(self) -> bool:
+        """Return whether the claim may end before an SMTP transaction that begins now."""
+        return self.due < time.time() + seconds_for(self.octets) + MARGIN
+
+
+def store(here: Transaction) -> None:
+    """Write the mail of a transaction, before its commit; add to `here.parcels` what this worker sends at once."""
+    if not here.outgoing:
+        return
+    execute, sending = here.storage.execute, here.sending
+    ahead = here.storage.fetch(AHEAD, (0, BACKLOG)) if sending else []
+    others = {recipient for mail, recipient in ahead if sending and not sending.has(mail)}
+    for envelope in here.outgoing:
+        now, recipients = time.time(), dict.fromkeys(envelope.recipients, 0)
+        parcel = Parcel(_new_id(), envelope.sender, recipients, len(envelope.data), now, now, envelope.data)
+        fits = len(recipients) <= MAX_RECIPIENTS and others.isdisjoint(recipients)
+        if sending and sending.has_room(parcel) and len(ahead) < BACKLOG and fits:
+            parcel.due = parcel.renewed()
+            here.parcels.append(parcel)
+        else:
+            others.update(recipients)
+        execute(here, "INSERT INTO outgoing VALUES (?, ?, ?, ?)", (parcel.mail, parcel.sender, parcel.data, now))
+        for recipient in recipients:
+            execute(here, "INSERT INTO outbox VALUES (?, ?, ?, 0, NULL)", (parcel.mail, recipient, parcel.due))
+
+
+def rows(storage: Storage, where: str = "1 = 1", *values: object, limit: int = ALL) -> list[Row]:
+    """Return the rows of what waits or was refused, oldest first."""
+    return [Row(*row) for row in storage.fetch(SELECT.format(where), (*values, limit))]
+
+
+def claim_due(storage: Storage) -> list[Parcel]:
+    """Claim what is due for this worker: a page of it, in the order in which it was written."""
+    now = time.time()
+    due = rows(storage, "due <= ?", now, limit=PAGE)
+    if not due:
+        return []
+    parcels = []
+    with _writing(storage, durable=False) as here:
+        first: dict[str, int] = {}  # the oldest mail to each recipient that another worker is about to send
+        for mail, recipient in storage.fetch(AHEAD, (now, ALL)):
+            first[recipient] = min(mail, first.get(recipient, mail))
+        for _, group in groupby(due, lambda row: (row.mail, row.due)):
+            waiting = [row for row in group if first.get(row.recipient, row.mail) >= row.mail][:MAX_RECIPIENTS]
+            if waiting:
+                row = waiting[0]
+                tries = {row.recipient: row.tries for row in waiting}
+                parcel = Parcel(row.mail, row.sender, dict(tries), row.octets, row.created, row.due or 0)
+                if claim(here, parcel):
+                    parcels.append(parcel)
+                for recipient in tries.keys() - parcel.tries.keys():  # another worker was faster
+                    first.setdefault(recipient, row.mail)
+    return parcels
+
+
+def renew(storage: Storage, parcel: Parcel) -> None:
+    """Claim a parcel that has waited for long."""
+    with _writing(storage, durable=False) as here:
+        claim(here, parcel)
+
+
+def claim(here: Transaction, parcel: Parcel) -> bool:
+    """Claim a parcel anew, as far as nobody else has done so; return whether anything is left of it."""
+    before, parcel.due = parcel.due, parcel.renewed()
+    for recipient in parcel.tries:
+        here.storage.execute(here, CLAIM, (parcel.due, parcel.mail, recipient, before))
+    mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, parcel.due))
+    parcel.tries = {recipient: parcel.tries[recipient] for (recipient,) in mine}
+    return bool(parcel.tries)
+
+
+def load(storage: Storage, parcel: Parcel) -> Envelope:
+    """Return the `Envelope` of a parcel, without recipients when the mail has gone."""
+    found = [[parcel.data]] if parcel.data else storage.fetch("SELECT data FROM outgoing WHERE id = ?", (parcel.mail,))
+    return Envelope(parcel.sender, tuple(parcel.tries) if found else (), bytes(found[0][0]) if found else b"")
+
+
+def settle(storage: Storage, parcel: Parcel) -> None:
+    """Keep the answers to a parcel: delete what the relay has taken, set back what it takes later, mark the rest."""
+    with _writing(storage, durable=False) as here:
+        for recipient, answer in (parcel.answers or {}).items():
+            if answer.is_yes:
+                storage.execute(here, DELETE, (parcel.mail, recipient))
+            else:
+                is_last = answer.is_final or is_old(parcel.created)
+                due = None if is_last else time.time() + RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
+                storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
+        storage.execute(here, DELETE_MAIL, (parcel.mail,))
+
+
+def is_old(created: float) -> bool:
+    """Return whether a mail has been tried for five days, which is enough."""
+    return created < time.time() - GIVE_UP
+
+
+def release(storage: Storage, parcels: list[Parcel]) -> None:
+    """Let any worker send what this one has claimed."""
+    with _writing(storage, durable=False) as here:
+        for parcel in parcels:
+            for recipient in parcel.tries:
+                storage.execute(here, CLAIM, (time.time(), parcel.mail, recipient, parcel.due))
+
+
+def give_up_old(storage: Storage) -> list[Row]:
+    """Mark as refused what is due and has waited for the relay for five days; return it."""
+    now = time.time()
+    old = rows(storage, "due <= ? AND created < ?", now, now - GIVE_UP)
+    if old:
+        with _writing(storage) as here:
+            for row in old:
+                storage.execute(here, SET_BACK, (None, row.answer, row.mail, row.recipient))
+    return old
+
+
+def retry(storage: Storage, chosen: list[Row]) -> None:
+    """Make rows due now."""
+    with _writing(storage) as here:
+        for row in chosen:
+            storage.execute(
+                here,
+                "UPDATE outbox SET due = ?, tries = 0 WHERE mail = ? AND recipient = ?",
+                (time.time(), row.mail, row.recipient),
+            )
+
+
+def drop(storage: Storage, chosen: list[Row]) -> None:
+    """Delete rows; nobody sends them any more, unless a worker is at it just now."""
+    with _writing(storage) as here:
+        for row in chosen:
+            storage.execute(here, DELETE, (row.mail, row.recipient))
+            storage.execute(here, DELETE_MAIL, (row.mail,))
+
+
+@contextmanager
+def _writing(storage: Storage, durable: bool = True) -> Iterator[Transaction]:
+    with storage.transaction(durable=durable) as here:
+        storage.begin(here)
+        yield here
+
+
+def _new_id() -> int:
+    """Return a number for a mail, later than those before; two processes do not choose the same."""
+    global _last_id
+    with _one_id:
+        _last_id = max(time.time_ns() // 1000, _last_id // 1000 + 1) * 1000 + os.getpid() % 1000
+        return _last_id

@@ -1,0 +1,193 @@
+"""Send what is in the outbox, in a thread beside the receiver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import smtplib
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from salmon.server import SMTPError
+
+from mailroom import outbox
+from mailroom.envelope import message_id
+from mailroom.outbox import Parcel
+from mailroom.relay import Answer, Unreachable
+
+if TYPE_CHECKING:
+    from mailroom.room import Mailroom
+    from mailroom.storage import Storage, Transaction
+
+LOG = logging.getLogger(__name__)
+
+POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
+RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
+MAX_QUEUED = 1000  # mails in memory
+MAX_OCTETS = 20_000_000  # in memory
+
+
+class Sending:
+    """The mails that this worker has claimed, and the thread that sends them one after the other."""
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._queue: deque[Parcel] = deque()
+        self._mails: Counter[int] = Counter()
+        self._octets = 0
+        self._stop_at: float | None = None
+        self._next_poll = 0.0
+        self._rest_until = 0.0
+        self._failures = 0
+
+    def is_running(self) -> bool:
+        """Return whether this process sends."""
+        return self._process == os.getpid() and self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to send; do nothing when this process does so already."""
+        if not self.is_running():
+            self._begin()
+            self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+            self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Send what is ready for at most that many `seconds`, and leave the rest to other workers."""
+        if self.is_running() and self._thread:
+            with self._changed:
+                self._stop_at = time.monotonic() + seconds
+                self._changed.notify_all()
+            self._thread.join(seconds)
+            with self._changed:
+                left = list(self._queue)[self._thread.is_alive() :]  # the first one is being sent
+            try:
+                outbox.release(self.room.storage, left)
+            except SMTPError as error:  # their claims end by themselves
+                LOG.warning("outgoing mail waits until its claims end: %s", error.__cause__ or error)
+
+    def uses_outbox(self, storage: Storage) -> bool:
+        """Return whether mail is stored before it is sent; else it is sent at the end of its transaction.
+
+        A script has nobody who would send what it keeps in its own memory.
+        """
+        return self.room.relay.needs_outbox and storage.has_outbox and (storage.is_shared or self.is_running())
+
+    def committed(self, here: Transaction) -> None:
+        """Send the mail of a transaction that has been committed."""
+        if self.uses_outbox(here.storage):
+            self.take(here.parcels)
+        elif here.storage.has_outbox:
+            self.send_now(here)
+
+    def send_now(self, here: Transaction) -> None:
+        """Send the mail of a transaction to the relay, and raise what that raises."""
+        for envelope in here.mail:
+            self.room.relay.send_now(envelope)
+
+    def has(self, mail: int) -> bool:
+        """Return whether this worker has claimed a mail, so that what it takes now comes after it."""
+        return mail in self._mails
+
+    def has_room(self, parcel: Parcel) -> bool:
+        """Return whether this worker can send a mail soon."""
+        is_full = len(self._queue) >= MAX_QUEUED or self._octets + parcel.octets > MAX_OCTETS
+        return self.is_running() and not is_full and self._stop_at is None and time.monotonic() > self._rest_until
+
+    def take(self, parcels: list[Parcel]) -> None:
+        """Send these mails, which are committed and claimed."""
+        if parcels:
+            with self._changed:
+                self._queue.extend(parcels)
+                self._mails.update(parcel.mail for parcel in parcels)
+                self._octets += sum(parcel.octets for parcel in parcels)
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                parcel = self._next()
+                if parcel is None:
+                    return
+                if self._failures:
+                    self._give_up_old()
+                if parcel.answers is None:
+                    parcel.answers = self._answers(parcel)
+                outbox.settle(self.room.storage, parcel)
+                self._remove(parcel)
+            except (OSError, SMTPError) as error:
+                self._rest(error.__cause__ or error)
+            except Exception as error:  # a fault of ours, which stops no other mail
+                LOG.exception("the outbox fails")
+                self._rest(error)
+
+    def _next(self) -> Parcel | None:
+        """Return the mail that is to be sent next, when it is time; None when this ends."""
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                is_resting = now < self._rest_until
+                if self._stop_at is not None and (is_resting or not self._queue or now > self._stop_at):
+                    return None
+                if self._queue and not is_resting:
+                    return self._queue[0]
+                if is_resting or now < self._next_poll:
+                    self._changed.wait((self._rest_until if is_resting else self._next_poll) - now)
+                    continue
+            self._next_poll = now + POLL
+            parcels = outbox.claim_due(self.room.storage)
+            if parcels:
+                self._next_poll = now  # there may be more
+            self.take(parcels)
+
+    def _answers(self, parcel: Parcel) -> dict[str, Answer]:
+        """Send a mail, and return what the relay answers for each recipient."""
+        if parcel.is_late():
+            outbox.renew(self.room.storage, parcel)
+        envelope = outbox.load(self.room.storage, parcel)
+        if not envelope.recipients:  # others have them
+            return {}
+        try:
+            answers = self.room.relay.transfer(envelope)
+        except (OSError, smtplib.SMTPException) as error:
+            if isinstance(error, Unreachable) and not outbox.is_old(parcel.created):
+                raise
+            # It may be this mail that the relay cannot bear: others may overtake it.
+            answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))
+            self._rest(error)
+        for recipient, answer in answers.items():
+            mail = f"mail with Message-ID {message_id(envelope.data)} to {recipient}"
+            if answer.is_yes:
+                LOG.info("sent %s: %s", mail, answer)
+            elif answer.is_final or outbox.is_old(parcel.created):
+                LOG.error("refused for good, %s: %s", mail, answer)
+            else:
+                LOG.warning("set back %s: %s", mail, answer)
+        return answers
+
+    def _give_up_old(self) -> None:
+        for row in outbox.give_up_old(self.room.storage):
+            LOG.error("given up after five days, mail %d to %s: %s", row.mail, row.recipient, row.answer)
+
+    def _remove(self, parcel: Parcel) -> None:
+        with self._changed:
+            self._queue.popleft()
+            self._mails[parcel.mail] -= 1
+            if not self._mails[parcel.mail]:
+                del self._mails[parcel.mail]
+            self._octets -= parcel.octets
+            self._failures = 0
+
+    def _rest(self, error: BaseException) -> None:
+        """Leave a relay or a storage that fails alone for a while."""
+        seconds = RESTS[min(self._failures, len(RESTS) - 1)]
+        self._failures += 1
+        self._rest_until = time.monotonic() + seconds
+        LOG.warning("outgoing mail waits, next try in %d seconds: %s", seconds, error)

@@ -108,7 +108,8 @@ class SQLiteStorage(TableStorage):
 
     def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Execute a statement in a transaction that has begun."""
-        return here.connected.execute(sql, parameters)
+        with self._failing():
+            return here.connected.execute(sql, parameters)
 
     def refuse_damaged(self) -> None:
         """Raise `StorageError` when SQLite finds damage in the file."""

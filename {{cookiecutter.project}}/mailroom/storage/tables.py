@@ -1,7 +1,7 @@
 """The tables of the package in any database, in the SQL of SQLite; `databases.py` knows how others say it."""
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE

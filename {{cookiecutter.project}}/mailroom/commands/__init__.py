@@ -6,6 +6,7 @@ from mailroom.commands.backup import backup, restore
 from mailroom.commands.booted import boot
 from mailroom.commands.check import check
 from mailroom.commands.diagram import diagram
+from mailroom.commands.outbox import outbox
 from mailroom.commands.states import states
 from mailroom.commands.talk import talk
 
@@ -17,5 +18,5 @@ def operate() -> None:
     """Inspect, try and repair the application."""
 
 
-for command in (backup, check, diagram, restore, states, talk):
+for command in (backup, check, diagram, outbox, restore, states, talk):
     operate.add_command(command)

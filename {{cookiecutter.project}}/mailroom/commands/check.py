@@ -17,6 +17,7 @@ from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 from salmon.server import SMTPError
 from salmon.utils import import_settings
 
+from mailroom import outbox as waiting
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot_quietly
 from mailroom.files import other_package
@@ -26,6 +27,7 @@ from mailroom.testing.exchange import with_place
 
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 SLOW = 1  # second
+OLD_MAIL = 600  # seconds
 PROBE = "check@localhost"
 
 
@@ -39,8 +41,8 @@ class Trouble(Exception):
 def check(running: bool, as_json: bool) -> None:
     """Check the installation and the stored states; exit with 1 when something is wrong.
 
-    This checks user, versions, packages, settings, routes, storage, permissions, relay, host name, and all stored
-    states. It writes a state and deletes it, and connects to the relay; it sends no mail.
+    This checks user, versions, packages, settings, routes, storage, permissions, relay, outbox, host name, and all
+    stored states. It writes a state and deletes it, and connects to the relay; it sends no mail.
 
     \b
     python operate.py check && salmon start
@@ -189,6 +191,21 @@ def stored_states() -> str:
     return f"a start changes {len(renames)} rows" if renames else "all have a handler"
 
 
+def outbox() -> str:
+    """Look for outgoing mail that waits for long, or that the relay has refused."""
+    if not (current().storage.is_shared and current().storage.has_outbox):
+        return "in the memory of the server"
+    try:
+        rows = waiting.rows(current().storage)
+    except SMTPError as error:
+        raise Trouble(f"{current().storage!r} fails: {error.__cause__ or error}") from error
+    late = [row for row in rows if row.due is None or row.created < time.time() - OLD_MAIL]
+    if late:
+        what = f"{'was refused' if late[0].due is None else 'has waited for long'} ({late[0].answer or 'no relay'})"
+        raise Trouble(f"mail to {late[0].recipient} {what}, {len(late)} in all; see `operate.py outbox`")
+    return f"{len(rows)} waiting" if rows else "empty"
+
+
 def server() -> str:
     """Check whether the server greets."""
     receiver = import_settings(False).receiver
@@ -201,4 +218,4 @@ def server() -> str:
     return f"{receiver.host}:{receiver.port} takes mail"
 
 
-CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, host_name
+CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, outbox, host_name

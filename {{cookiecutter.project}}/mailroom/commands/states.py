@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 import click
 from salmon.routing import ROUTE_FIRST_STATE
 
+from mailroom import outbox
 from mailroom.commands.addresses import key_at, modules_at, no_such_address
 from mailroom.commands.booted import with_states
 from mailroom.commands.transfer import export, import_, shown, to_line
@@ -177,12 +178,18 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
 @click.argument("sender")
 @with_states
 def forget(storage: Storage, sender: str) -> None:
-    """Forget SENDER: delete all rows of them.
+    """Forget SENDER: delete all their states, and mail to them that has not left.
 
-    Other places name senders, too: the logs, here and at the mail server, backups, with SQLite the -wal file until the
-    server stops, and with Django the log of the admin.
+    Your own tables are left to you. Other places name senders, too: the logs, here and at the mail server, backups, with
+    SQLite the -wal file until the server stops, and with Django the log of the admin.
     """
     put_to_start(storage, sender)
+    spellings = {sender.lower(), as_salmon_writes(sender)}
+    waiting = outbox.rows(storage) if storage.is_shared and storage.has_outbox else []
+    found = [row for row in waiting if row.recipient.lower() in spellings]
+    outbox.drop(storage, found)
+    for row in found:
+        click.echo(f"dropped  {row.mail}  {row.recipient}")
 
 
 def show_row(row: StoredRow, as_json: bool) -> None:

@@ -1,0 +1,115 @@
+"""`operate.py outbox`: what has not left is listed, retried and dropped; `check` and `states forget` know of it."""
+
+import json
+import time
+from email.message import EmailMessage
+
+import pytest
+from salmon.routing import MemoryStorage, Router
+
+from mailroom import outbox
+from mailroom.relay import Relay
+from mailroom.storage.sqlite import SQLiteStorage
+from mailroom.testing import Outbox
+
+ALICE, BOB, CAROL = "alice@people.example", "Bob@people.example", "carol@people.example"
+
+
+@pytest.fixture
+def waiting(room, tmp_path):
+    """The storage: Alice and Bob wait for a mail, and it was refused for Carol."""
+    room.relay = Relay("127.0.0.1", 1)
+    Router.STATE_STORE = SQLiteStorage(tmp_path / "mail.sqlite")
+    mail = EmailMessage()
+    mail["From"] = "news@example.com"
+    room.send(mail, to=[ALICE, BOB])
+    room.send(mail, to=CAROL)
+    with room.storage.transaction() as here:
+        here.connection.execute(
+            "UPDATE outbox SET due = NULL, tries = 1, answer = '550 5.1.1 nobody' WHERE recipient = ?", (CAROL,)
+        )
+    yield room.storage
+    room.storage.close()
+
+
+def recipients(storage):
+    return [row.recipient for row in outbox.rows(storage)]
+
+
+def test_list_shows_age_recipient_tries_and_answer(run, waiting):
+    with waiting.transaction() as here:
+        here.connection.execute("UPDATE outgoing SET created = ?", (time.time() - 7500,))
+    lines = run("outbox").stdout.splitlines()
+
+    assert [line.split()[1:] for line in lines[:2]] == [
+        ["2h", BOB, "0", "tries", "waits"],
+        ["2h", ALICE, "0", "tries", "waits"],
+    ]
+    assert lines[2].endswith(f"  2h  {CAROL}  1 tries  refused, 550 5.1.1 nobody")
+    assert lines[3] == "3 in all"
+
+
+def test_list_for_a_machine_is_an_object_a_line(run, waiting):
+    rows = [json.loads(line) for line in run("outbox", "--json").stdout.splitlines()]
+
+    assert [(row["recipient"], row["refused"]) for row in rows] == [(BOB, False), (ALICE, False), (CAROL, True)]
+
+
+def test_retry_makes_a_refused_mail_due_again(run, waiting):
+    printed = run("outbox", "retry", "--to", "*@PEOPLE.example").stdout
+
+    assert printed.count("retry  ") == 3 and printed.endswith("3 in all\n")
+    assert all(row.due <= time.time() and row.tries == 0 for row in outbox.rows(waiting))
+
+
+def test_drop_deletes_one_mail_by_its_id(run, waiting):
+    refused = outbox.rows(waiting, "recipient = ?", CAROL)[0]
+    run("outbox", "drop", str(refused.mail))
+
+    assert recipients(waiting) == [BOB, ALICE]
+    assert waiting.fetch("SELECT count(*) FROM outgoing") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        (["drop"], "give an ID, --to or --all; for example --to '*@people.example'"),
+        (["retry", "7"], "no such mail is waiting: 7; `operate.py outbox` lists them"),
+    ],
+)
+def test_command_that_names_no_mail_changes_nothing(run, waiting, arguments, error):
+    result = run("outbox", *arguments)
+
+    assert result.exit_code and error in result.output
+    assert len(recipients(waiting)) == 3
+
+
+def test_outbox_in_memory_is_told(run, room):
+    Router.STATE_STORE = MemoryStorage()
+    result = run("outbox")
+
+    assert result.exit_code == 1 and "its outbox is in the memory of the server" in result.output
+
+
+def test_forget_drops_the_mail_to_a_sender(run, waiting):
+    printed = run("states", "forget", "bob@people.example").stdout
+
+    assert recipients(waiting) == [ALICE, CAROL]
+    assert "dropped  " in printed and BOB in printed
+
+
+def test_check_tells_of_mail_that_was_refused_or_waits_for_long(run, room, waiting):
+    room.relay = Outbox()
+
+    def told():
+        (found,) = [it for it in json.loads(run("check", "--json").stdout)["checks"] if it["name"] == "outbox"]
+        return found["ok"], found["text"]
+
+    assert told() == (False, f"mail to {CAROL} was refused (550 5.1.1 nobody), 1 in all; see `operate.py outbox`")
+    run("outbox", "drop", "--to", CAROL)
+    assert told() == (True, "2 waiting")
+    with waiting.transaction() as here:
+        here.connection.execute("UPDATE outgoing SET created = ?", (time.time() - 601,))
+    assert told() == (False, f"mail to {BOB} has waited for long (no relay), 2 in all; see `operate.py outbox`")
+    run("outbox", "drop", "--all")
+    assert told() == (True, "empty")

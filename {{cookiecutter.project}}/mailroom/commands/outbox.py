@@ -1,0 +1,99 @@
+"""`operate.py outbox`: see what has not left yet, and decide about it."""
+
+import json
+import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import click
+
+from mailroom import outbox as waiting
+from mailroom.commands.booted import with_states
+from mailroom.outbox import Row
+from mailroom.storage import Storage
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
+@click.pass_context
+def outbox(context: click.Context, as_json: bool) -> None:
+    """List the mail that has not left: ID, age, recipient, tries and the last answer of the relay.
+
+    \b
+    python operate.py outbox
+    python operate.py outbox retry --to '*@people.example'
+    """
+    if context.invoked_subcommand is None:
+        list_(as_json=as_json)
+
+
+@with_states
+def list_(storage: Storage, as_json: bool) -> None:
+    now, found = time.time(), rows_of(storage)
+    for row in found:
+        if as_json:
+            click.echo(json.dumps({**row._asdict(), "refused": row.due is None}))
+        else:
+            answer = f"{'refused' if row.due is None else 'waits'}{f', {row.answer}' if row.answer else ''}"
+            click.echo(f"{row.mail}  {shown_age(now - row.created):>4}  {row.recipient}  {row.tries} tries  {answer}")
+    if not as_json:
+        click.echo(f"{len(found)} in all")
+
+
+def chosen(command: Callable[..., None]) -> Any:
+    """Pass the rows to a command that its user names by IDs of mails, a recipient, or all of them."""
+
+    @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+    @click.option("--to", metavar="GLOB", help="Mail to recipients like this, for example '*@people.example'.")
+    @click.option("--all", "everything", is_flag=True, help="All that has not left.")
+    @with_states
+    def run(storage: Storage, ids: tuple[int, ...], to: str | None, everything: bool) -> None:
+        if not (ids or to or everything):
+            raise click.UsageError("give an ID, --to or --all; for example --to '*@people.example'")
+        found = [row for row in rows_of(storage) if not ids or row.mail in ids]
+        found = [row for row in found if to is None or fnmatchcase(row.recipient.lower(), to.lower())]
+        if missing := set(ids) - {row.mail for row in found}:
+            raise click.ClickException(f"no such mail is waiting: {min(missing)}; `operate.py outbox` lists them")
+        command(storage, found)
+        for row in found:
+            click.echo(f"{command.__name__}  {row.mail}  {row.recipient}")
+        click.echo(f"{len(found)} in all")
+
+    run.__doc__ = command.__doc__
+    return run
+
+
+@outbox.command("retry")
+@chosen
+def retry(storage: Storage, found: list[Row]) -> None:
+    """Let the server send mail now that was set back or refused.
+
+    \b
+    python operate.py outbox retry --all
+    """
+    waiting.retry(storage, found)
+
+
+@outbox.command("drop")
+@chosen
+def drop(storage: Storage, found: list[Row]) -> None:
+    """Delete mail that has not left; nobody gets it.
+
+    \b
+    python operate.py outbox drop 1795876543210123456
+    """
+    waiting.drop(storage, found)
+
+
+def rows_of(storage: Storage) -> list[Row]:
+    if not (storage.is_shared and storage.has_outbox):
+        raise click.ClickException(f"{storage!r}: its outbox is in the memory of the server; see its log")
+    return waiting.rows(storage)
+
+
+def shown_age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"

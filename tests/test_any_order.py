@@ -14,7 +14,7 @@ FAULTS = {
         BUSINESS,
         "        from mailroom.relay import Envelope\n"
         "        settings.relay.send_now(Envelope('<>', ('eve@people.example',), b'Subject: hi\\r\\n\\r\\n'))\n",
-        "a mail that failed sent something",
+        "a mail that was not handled sent something",
     ),
 }
 

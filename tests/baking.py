@@ -50,11 +50,12 @@ def bake(folder, output_dir=None, **answers):
 def import_baked(folder, name):
     """Return the module `name` of `app` or `config` in `folder`, which other applications do not see."""
     outside = {module: sys.modules.pop(module) for module in list(sys.modules) if _is_baked(module)}
+    path = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = path  # which `config` changes, too
         for module in [module for module in sys.modules if _is_baked(module)]:
             del sys.modules[module]
         sys.modules.update(outside)

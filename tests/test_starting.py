@@ -87,6 +87,17 @@ print([file for file in pathlib.Path("/proc/self/fd").iterdir() if file.is_socke
     assert app.send("alice@people.example", "news")[0] == 250
 
 
+def test_installed_packages_called_app_and_mailroom_do_not_hide_those_of_the_application(application, sink, tmp_path):
+    """Salmon looks into the folder of the application last."""
+    for name in ("app", "mailroom"):
+        (tmp_path / "installed" / name).mkdir(parents=True)
+        (tmp_path / "installed" / name / "__init__.py").write_text("raise ImportError('the wrong package')\n")
+
+    app = application(PYTHONPATH=tmp_path / "installed").start()
+
+    assert app.send("alice@people.example", "news-subscribe")[0] == 250
+
+
 def test_host_of_another_machine_stops_the_start(application):
     said = refusal(application(RECEIVER_HOST="192.0.2.1"))
     assert_one_line(said, "ERROR: RECEIVER_HOST, RECEIVER_PORT ('192.0.2.1', 0) cannot be used: ")

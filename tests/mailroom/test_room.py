@@ -1,7 +1,5 @@
 """One mail through the `Mailroom`: all of its changes, or none."""
 
-import sys
-
 import pytest
 from salmon.routing import Router, route
 from salmon.server import SMTPError
@@ -187,20 +185,6 @@ def test_reply_to_a_mail_that_failed_is_not_counted(room, monkeypatch):
             receive(ALICE, "news-subscribe")
 
     assert len(receive(ALICE, "news-subscribe")) == 1
-
-
-def test_installed_package_that_hides_the_handlers_ends_the_start_in_one_line(room, monkeypatch, tmp_path):
-    for folder in ("installed", "application"):
-        (tmp_path / folder / "app").mkdir(parents=True)
-        (tmp_path / folder / "app" / "__init__.py").touch()
-    monkeypatch.chdir(tmp_path / "application")
-    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "installed"), *sys.path])
-
-    with pytest.raises(SystemExit) as end:
-        room.load(["app"])
-    assert str(end.value).endswith(
-        f"cannot be used: {tmp_path}/installed/app/__init__.py comes before the application's own app"
-    )
 
 
 def test_tables_for_a_storage_without_own_tables_end_the_start_in_one_line(room):

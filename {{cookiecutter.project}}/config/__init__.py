@@ -1,8 +1,9 @@
 """The configuration. Salmon imports `config.settings` first, then `config.boot`."""
 
 import os
-from pathlib import Path
+import sys
 
-from mailroom import Message as Message  # before any file is created: it replaces the daemon's umask, which is 0
+os.chdir(os.path.dirname(os.path.dirname(__file__)))  # the settings name files relative to the application
+sys.path.insert(0, os.getcwd())  # before installed packages that are called app or mailroom
 
-os.chdir(Path(__file__).parent.parent)  # the settings name files relative to the application
+from mailroom import Message as Message  # noqa: E402  before any file is created: Salmon's daemon has a umask of 0

@@ -1,8 +1,7 @@
-"""Protect the files of the application from other users, and its packages from installed ones."""
+"""Protect the files of the application from other users of the machine."""
 
 import os
 import sys
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,6 @@ def tighten_umask() -> None:
                 folder.chmod(0o700)
         except OSError:  # it does not exist, or belongs to root
             pass
-
-
-def other_package(name: str) -> str | None:
-    """Return where a package `name` is installed that hides the one in the working folder from `salmon start`, or None.
-
-    There, the working folder is the last place in which Python looks, and that of the script is another.
-    """
-    spec = PathFinder.find_spec(name, [*sys.path[1:], os.getcwd()])
-    if not Path(name, "__init__.py").exists() or not spec or not spec.origin:
-        return None
-    return spec.origin if Path(spec.origin).resolve().parent != Path(name).resolve() else None
 
 
 def make_private(folder: str | Path) -> None:

@@ -24,7 +24,7 @@ from salmon.utils import import_settings
 
 from mailroom import handlers as known
 from mailroom.envelope import message_id
-from mailroom.files import make_private, other_package
+from mailroom.files import make_private
 from mailroom.loops import ReplyLimit
 from mailroom.machines import Machines
 from mailroom.message import Message, read
@@ -113,9 +113,6 @@ class Mailroom:
         for module in handlers:
             if not _exists(module):
                 refuse("HANDLERS", handlers, f"cannot be used: there is no module {module}")
-        for package in {module.partition(".")[0] for module in handlers}:
-            if other := other_package(package):
-                refuse("HANDLERS", handlers, f"cannot be used: {other} comes before the application's own {package}")
         view.LOADER = self.templates
         Router.RELOAD = False  # if True, each mail imports all handlers again
         Router.LOG_EXCEPTIONS = False  # a handler's exception reaches the receiver, which answers 451

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from salmon.utils import import_settings
 from mailroom import outbox as waiting
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot_quietly
-from mailroom.files import other_package
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
 from mailroom.testing.exchange import with_place
@@ -87,11 +87,11 @@ def versions() -> str:
 
 
 def packages() -> str:
-    """Look for installed packages that `salmon start` would find instead of those in this folder."""
-    for name in ("app", "config", "mailroom"):
-        if other := other_package(name):
-            raise Trouble(f"{other} comes before {name}/ here; uninstall it, or put {Path.cwd()} on PYTHONPATH")
-    return "nothing installed hides app, config or mailroom"
+    """Look for an installed `config`, which `salmon start` would import: it looks into this folder last."""
+    spec: Any = PathFinder.find_spec("config", [*sys.path[1:], os.getcwd()])
+    if not Path(spec.origin).samefile("config/__init__.py"):
+        raise Trouble(f"{spec.origin} comes before config/ here; uninstall it, or put {Path.cwd()} on PYTHONPATH")
+    return "nothing installed hides config"
 
 
 def settings() -> str:

@@ -12,6 +12,7 @@ from mailroom import outbox, sending
 from mailroom.relay import Relay
 from mailroom.sending import Sending
 from mailroom.storage import StorageError
+from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from tests.script import HELLO, ONE_MAIL, Script
 from tests.waiting import wait_until
@@ -19,12 +20,18 @@ from tests.waiting import wait_until
 ALICE, BOB, CAROL = (f"{name}@people.example" for name in ("alice", "bob", "carol"))
 
 
+IN_DATABASES = pytest.mark.parametrize("room", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def room(room, tmp_path, sink, monkeypatch):
-    """The `Mailroom` of these tests: an SQLite file, and a real relay; it does not wait long."""
+def room(request, room, tmp_path, sink, monkeypatch):
+    """The `Mailroom` of these tests: an SQLite file or PostgreSQL, and a real relay; it does not wait long."""
     monkeypatch.setattr(sending, "POLL", 0.05)
     monkeypatch.setattr(sending, "RESTS", (0.05,))
-    Router.STATE_STORE = SQLiteStorage(tmp_path / "mail.sqlite")
+    if getattr(request, "param", "sqlite") == "postgresql":
+        Router.STATE_STORE = SQLAlchemyStorage(request.getfixturevalue("postgresql").new_database())
+    else:
+        Router.STATE_STORE = SQLiteStorage(tmp_path / "mail.sqlite")
     room.relay = Relay(sink.host, sink.port, timeout=20)
     yield room
     room.stop()
@@ -82,6 +89,7 @@ def test_mail_of_a_process_that_sends_nothing_is_sent_by_one_that_does(room, sin
     assert sent["Auto-Submitted"] == "auto-generated" and sent["Date"] and sent["Message-ID"]
 
 
+@IN_DATABASES
 def test_refusal_for_one_recipient_sets_back_that_one_alone_and_others_overtake_it(started, sink, monkeypatch, caplog):
     monkeypatch.setattr(outbox, "RETRIES", (0.5,))
     sink.answers[BOB] = "450 4.2.0 greylisted"
@@ -142,6 +150,7 @@ def test_waiting_mail_goes_out_in_order_for_each_recipient_when_the_relay_is_bac
     wait_until_empty(started)
 
 
+@IN_DATABASES
 def test_mail_waits_for_an_earlier_one_that_another_worker_is_sending(room, sink):
     other = another_worker(room)
     with sink.held():
@@ -164,6 +173,7 @@ def another_worker(room):
     return Sending(SimpleNamespace(storage=room.storage, relay=Relay(room.relay.hostname, room.relay.port)))
 
 
+@IN_DATABASES
 def test_two_workers_send_each_of_many_waiting_mails_once(room, sink):
     with room.transaction():
         for number in range(500):
@@ -181,6 +191,7 @@ def test_two_workers_send_each_of_many_waiting_mails_once(room, sink):
         assert numbers == sorted(numbers)
 
 
+@IN_DATABASES
 def test_mail_that_a_dead_worker_has_claimed_is_sent_when_its_claim_has_ended(room, sink, monkeypatch):
     monkeypatch.setattr(outbox, "QUEUED", -outbox.seconds_for(0) - outbox.MARGIN + 0.5)
     claim_and_die(room)

@@ -43,12 +43,14 @@ TABLES = (
 SELECT = """
     SELECT mail, recipient, due, tries, answer, sender, length(data), created
     FROM outbox JOIN outgoing ON outgoing.id = mail WHERE {} ORDER BY mail, recipient LIMIT ?"""
+INSERT_MAIL = "INSERT INTO outgoing (id, sender, data, created) VALUES (?, ?, ?, ?)"
+INSERT = "INSERT INTO outbox (mail, recipient, due, tries) VALUES (?, ?, ?, 0)"
 # A mail that was set back lets others overtake it; any other comes before the later ones to the same recipient.
 AHEAD = "SELECT mail, recipient FROM outbox WHERE tries = 0 AND due > ? LIMIT ?"
 CLAIM = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ? AND due = ?"
 SET_BACK = "UPDATE outbox SET due = ?, tries = tries + 1, answer = ? WHERE mail = ? AND recipient = ?"
 DELETE = "DELETE FROM outbox WHERE mail = ? AND recipient = ?"
-DELETE_MAIL = "DELETE FROM outgoing WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = id)"
+DELETE_MAIL = "DELETE FROM outgoing WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = outgoing.id)"
 
 # What was claimed before a time, and is not sent yet.
 RELEASE_OLDER = f"""
@@ -110,9 +112,9 @@ def store(here: Transaction) -> None:
             here.parcels.append(parcel)
         else:
             others.update(recipients)
-        execute(here, "INSERT INTO outgoing VALUES (?, ?, ?, ?)", (parcel.mail, parcel.sender, parcel.data, now))
+        execute(here, INSERT_MAIL, (parcel.mail, parcel.sender, parcel.data, now))
         for recipient in recipients:
-            execute(here, "INSERT INTO outbox VALUES (?, ?, ?, 0, NULL)", (parcel.mail, recipient, parcel.due))
+            execute(here, INSERT, (parcel.mail, recipient, parcel.due))
 
 
 def rows(storage: Storage, where: str = "1 = 1", *values: object, limit: int = ALL) -> list[Row]:

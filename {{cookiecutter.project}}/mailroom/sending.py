@@ -78,19 +78,15 @@ class Sending:
 
         A script has nobody who would send what it keeps in its own memory.
         """
-        return self.room.relay.needs_outbox and storage.has_outbox and (storage.is_shared or self.is_running())
+        return self.room.relay.needs_outbox and (storage.is_shared or self.is_running())
 
     def committed(self, here: Transaction) -> None:
         """Send the mail of a transaction that has been committed."""
         if self.uses_outbox(here.storage):
             self.take(here.parcels)
-        elif here.storage.has_outbox:
-            self.send_now(here)
-
-    def send_now(self, here: Transaction) -> None:
-        """Send the mail of a transaction to the relay, and raise what that raises."""
-        for envelope in here.mail:
-            self.room.relay.send_now(envelope)
+        else:
+            for envelope in here.mail:
+                self.room.relay.send_now(envelope)
 
     def has(self, mail: int) -> bool:
         """Return whether this worker has claimed a mail, so that what it takes now comes after it."""

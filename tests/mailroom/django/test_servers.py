@@ -11,7 +11,7 @@ from salmon.routing import Router
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.storage.contracts import OurSharedStorageContract
@@ -58,7 +58,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurSharedStorageContract, OwnTablesContract):
+class TestOnAServer(OurSharedStorageContract, OwnTablesContract, OutboxContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

@@ -15,7 +15,7 @@ from salmon.routing import Router
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import HANDLED_KEPT, StorageError, current
-from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.storage.contracts import OurSharedStorageContract
 from tests.mailroom.storage.programs import execute
@@ -27,7 +27,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract):
+class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract, OutboxContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

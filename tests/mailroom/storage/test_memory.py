@@ -6,11 +6,11 @@ import pytest
 from salmon.routing import MemoryStorage
 
 from mailroom.storage.joined import JoinedStorage
-from mailroom.testing.contract import OwnTablesContract
+from mailroom.testing.contract import OutboxContract, OwnTablesContract
 from tests.mailroom.storage.contracts import AnyStringContract
 
 
-class TestMemoryStorage(AnyStringContract, OwnTablesContract):
+class TestMemoryStorage(AnyStringContract, OwnTablesContract, OutboxContract):
     @pytest.fixture
     def storage(self):
         return JoinedStorage(MemoryStorage())

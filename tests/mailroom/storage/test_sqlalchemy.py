@@ -21,7 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from mailroom.storage import StorageError
 from mailroom.storage.databases import text
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage, _database
-from mailroom.testing.contract import ALICE, BOB, KEY, OwnTablesContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, refused
 from tests.mailroom.storage import ENVIRONMENT
 from tests.mailroom.storage.contracts import OurSharedStorageContract
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
@@ -72,7 +72,7 @@ def old_table():
     return sqlalchemy.Table("states", sqlalchemy.MetaData(), *columns, Column("state", text(255), nullable=False))
 
 
-class SQLAlchemyContract(OurSharedStorageContract, OwnTablesContract):
+class SQLAlchemyContract(OurSharedStorageContract, OwnTablesContract, OutboxContract):
     def execute(self, connection, sql):
         return connection.exec_driver_sql(sql)
 

@@ -3,11 +3,11 @@
 import pytest
 
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import ALICE, KEY, OwnTablesContract, refused
+from mailroom.testing.contract import ALICE, KEY, OutboxContract, OwnTablesContract, refused
 from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract
 
 
-class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesContract):
+class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesContract, OutboxContract):
     @pytest.fixture
     def storage(self, tmp_path):
         return SQLiteStorage(tmp_path / "run" / "states.sqlite3")

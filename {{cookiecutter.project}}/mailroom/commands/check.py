@@ -193,7 +193,7 @@ def stored_states() -> str:
 
 def outbox() -> str:
     """Look for outgoing mail that waits for long, or that the relay has refused."""
-    if not (current().storage.is_shared and current().storage.has_outbox):
+    if not current().storage.is_shared:
         return "in the memory of the server"
     try:
         rows = waiting.rows(current().storage)

@@ -87,7 +87,7 @@ def drop(storage: Storage, found: list[Row]) -> None:
 
 
 def rows_of(storage: Storage) -> list[Row]:
-    if not (storage.is_shared and storage.has_outbox):
+    if not storage.is_shared:
         raise click.ClickException(f"{storage!r}: its outbox is in the memory of the server; see its log")
     return waiting.rows(storage)
 

@@ -185,7 +185,7 @@ def forget(storage: Storage, sender: str) -> None:
     """
     put_to_start(storage, sender)
     spellings = {sender.lower(), as_salmon_writes(sender)}
-    waiting = outbox.rows(storage) if storage.is_shared and storage.has_outbox else []
+    waiting = outbox.rows(storage) if storage.is_shared else []
     found = [row for row in waiting if row.recipient.lower() in spellings]
     outbox.drop(storage, found)
     for row in found:

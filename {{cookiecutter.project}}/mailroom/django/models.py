@@ -80,3 +80,29 @@ class Handled(models.Model):
 
     digest = ExactField(max_length=64, primary_key=True)
     at = models.FloatField(db_index=True)  # seconds since the epoch
+
+
+class Outgoing(models.Model):
+    """A mail that waits for the relay; `mailroom/outbox.py` writes it and `Outbox` without the ORM."""
+
+    id = models.BigIntegerField(primary_key=True)
+    sender = ExactField(max_length=MAX_SENDER)
+    data = models.BinaryField()
+    created = models.FloatField()  # seconds since the epoch, as the next one
+
+
+class Outbox(models.Model):
+    """A recipient who has not got a mail, never `due` where the relay has refused for good."""
+
+    mail = models.ForeignKey(Outgoing, models.DO_NOTHING, db_column="mail", db_constraint=False)
+    recipient = ExactField(max_length=MAX_SENDER)
+    due = models.FloatField(null=True)
+    tries = models.IntegerField()
+    answer = models.TextField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["mail", "recipient"], name="mail_states_outbox_unique")]
+        verbose_name = verbose_name_plural = "outbox"
+
+    def __str__(self) -> str:
+        return self.recipient

@@ -2,8 +2,9 @@
 
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ from django.core.management.color import no_style
 from django.db import DataError, Error, InterfaceError, OperationalError, connections, router
 from salmon.routing import ROUTE_FIRST_STATE
 
+from mailroom import outbox
 from mailroom.django import migrate, use_memory
 from mailroom.django.connection import MailTransaction, make_fit_for_mail
-from mailroom.django.models import Handled, State
+from mailroom.django.models import Handled, Outbox, Outgoing, State
 from mailroom.storage import HANDLED_KEPT, NONE, Row, Storage, StoredRow, Tables, Transaction, checked, current, failing
 from mailroom.storage.locks import lock_number
 
@@ -82,7 +84,8 @@ class DjangoStorage(Storage):
         """Forget every state and note; in a database in memory, everything."""
         self.refuse_when_protected()
         self._run(self._rows().delete)
-        self._run(Handled.objects.using(self.using).all().delete)
+        for model in (Handled, Outbox, Outgoing):
+            self._run(model.objects.using(self.using).all().delete)
         if self._is_in_memory():
             connection = connections[self.using]
             tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
@@ -103,6 +106,20 @@ class DjangoStorage(Storage):
             for _, key, sender, state, changed in page:
                 yield *(None if text == NONE else text for text in (key, sender)), state, changed.timestamp()
             page = self._run(list, following.filter(pk__gt=page[-1][0])[:PAGE])
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        def fetch() -> list[Any]:
+            with connections[self.using].cursor() as cursor:
+                cursor.execute(_sql(sql), parameters)
+                return list(cursor.fetchall())
+
+        return self._run(fetch)
+
+    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> None:
+        with _failing(), here.connected.ours():
+            here.connected.write()
+            with here.connected.connection.cursor() as cursor:
+                cursor.execute(_sql(sql), parameters)
 
     def is_handled(self, digest: bytes) -> bool:
         return bool(self._run(Handled.objects.using(self.using).filter(digest=digest.hex()).exists))
@@ -139,8 +156,9 @@ class DjangoStorage(Storage):
         self.check(here)
         if changes:
             self.write(here, changes)
+        outbox.store(here)
         with _failing(), here.connected.ours():
-            if here.note and (changes or here.has_written):
+            if here.note and (changes or here.has_written or here.outgoing):
                 here.connected.write()
                 Handled.objects.using(self.using).create(digest=here.note.hex(), at=time.time())
             mail, here.connected = here.connected, None
@@ -242,6 +260,11 @@ class DjangoStorage(Storage):
             connection.close()
             make_fit_for_mail(connection, self.answer_timeout)
             return work(*arguments)
+
+
+def _sql(statement: str) -> str:
+    """Return a statement of `outbox.py` with our names of its tables."""
+    return re.sub(r"\b(outbox|outgoing)\b", r"mail_states_\1", statement).replace("?", "%s")
 
 
 def _failing() -> AbstractContextManager[None]:

@@ -171,7 +171,6 @@ class Storage(StateStorage):
     """
 
     protected = False
-    has_outbox = False
     is_shared = True  # another process finds here what this one has stored
 
     def get(self, key: str | None, sender: str | None) -> str | None:
@@ -216,9 +215,6 @@ class Storage(StateStorage):
             token = _open.set(here)
             try:
                 yield here
-                if sending and not self.has_outbox:
-                    self.check(here)
-                    sending.send_now(here)
                 self.commit(here)
             except BaseException:
                 self.rollback(here)
@@ -297,9 +293,6 @@ class Storage(StateStorage):
     def is_handled(self, digest: bytes) -> bool:
         """Return whether a mail with this digest was handled within the last week; False where that is not kept."""
         return False
-
-    def check(self, here: Transaction) -> None:
-        """Raise `StorageError` when the commit is already known to fail."""
 
     def commit(self, here: Transaction) -> None:
         """Commit states, outgoing mail, note and own tables; write nothing when nothing has changed."""

@@ -69,10 +69,12 @@ class PostgreSQL:
                 threshold = "None" if number != connection.info.backend_pid else connection.prepare_threshold
             connection.prepare_threshold = None if threshold == "None" else int(threshold)
 
-    def begin(self, cursor: Any, number: int | None) -> None:
+    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
         """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
         # Whatever the server's default is: after the wait for a lock, the new state must be seen.
         begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        if not durable:
+            begin += "; SET LOCAL synchronous_commit = off"
         waits = self.statement_timeout, self.lock_timeout
         with lock_refused():
             cursor.execute(postgresql_begin(begin, number, *waits, self.url.query.get("options")))
@@ -105,7 +107,7 @@ class MariaDB(PostgreSQL):
             if context.original_exception.args[:1] == (DEADLOCK,):
                 context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
-    def begin(self, cursor: Any, number: int | None) -> None:
+    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
         if number is not None:
             cursor.execute("SELECT GET_LOCK(%s, %s)", [f"mailroom {number}", self.lock_timeout])
             if cursor.fetchone()[0] != 1:
@@ -128,7 +130,7 @@ class SQLite(PostgreSQL):
     def listen(self, engine: Engine) -> None:
         pass
 
-    def begin(self, cursor: Any, number: int | None) -> None:
+    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
         cursor.execute("BEGIN IMMEDIATE")
 
 

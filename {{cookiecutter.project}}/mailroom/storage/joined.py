@@ -21,7 +21,6 @@ class JoinedStorage(Storage):
     `states` fails in the middle of a commit, what was set before is set back.
     """
 
-    has_outbox = True
     is_shared = False
 
     def __init__(self, states: Any, database: Storage | None = None) -> None:

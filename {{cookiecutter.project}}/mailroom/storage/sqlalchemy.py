@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from salmon.routing import ROUTE_FIRST_STATE
-from sqlalchemy import Column, Connection, Double, LargeBinary, event
-from sqlalchemy.dialects.mysql import VARBINARY
+from sqlalchemy import BigInteger, Column, Connection, Double, Integer, LargeBinary, Text, event
+from sqlalchemy.dialects.mysql import LONGBLOB, VARBINARY
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from mailroom import outbox
 from mailroom.settings import PASSWORD_IN_URL
 from mailroom.storage import (
     MAX_KEY,
@@ -55,6 +56,23 @@ HANDLED = sqlalchemy.Table(
     METADATA,
     Column("digest", LargeBinary().with_variant(VARBINARY(64), "mariadb"), primary_key=True),
     Column("at", Double, nullable=False, index=True),
+)
+OUTGOING = sqlalchemy.Table(
+    "outgoing",
+    METADATA,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("sender", text(MAX_SENDER), nullable=False),
+    Column("data", LargeBinary().with_variant(LONGBLOB, "mariadb"), nullable=False),
+    Column("created", Double, nullable=False),
+)
+OUTBOX = sqlalchemy.Table(
+    "outbox",
+    METADATA,
+    Column("mail", BigInteger, primary_key=True, autoincrement=False),
+    Column("recipient", text(MAX_SENDER), primary_key=True),
+    Column("due", Double),
+    Column("tries", Integer, nullable=False),
+    Column("answer", Text),
 )
 T = TypeVar("T")
 
@@ -180,14 +198,15 @@ class SQLAlchemyStorage(TableStorage):
     def commit(self, here: Transaction) -> None:
         changes = here.changes()
         if here.connected is None:
-            if not changes and not here.has_written:
+            if not changes and not here.has_written and not here.outgoing:
                 return
             self._begin(here)
         with self._failing():
             if here.savepoint is not None:
                 here.savepoint.commit()  # it fails where the database, or the handler, has ended the transaction
             self.write(here, changes)
-            if here.note and (changes or here.has_written):
+            outbox.store(here)
+            if here.note and (changes or here.has_written or here.outgoing):
                 self.note(here)
             connection, here.connected = here.connected, None
             with connection:
@@ -244,7 +263,9 @@ class SQLAlchemyStorage(TableStorage):
     def _begin(self, here: Transaction, number: int | None = None) -> None:
         with self._failing():
             begin = self._database.begin
-            here.connected, _ = self._first_use(lambda connection: begin(connection.connection.cursor(), number))
+            here.connected, _ = self._first_use(
+                lambda connection: begin(connection.connection.cursor(), number, here.durable)
+            )
             here.connected.begin()
 
     def _first_use(self, work: Callable[[Connection], T]) -> tuple[Connection, T]:

@@ -49,8 +49,6 @@ class SQLiteStorage(TableStorage):
     `write_timeout` seconds.
     """
 
-    has_outbox = True
-
     def __init__(
         self,
         path: str | os.PathLike[str],

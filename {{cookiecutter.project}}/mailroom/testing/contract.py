@@ -9,7 +9,8 @@ Subclass the class that fits and give it the fixtures that it names:
 
 `StorageContract` holds for every storage, Salmon's `MemoryStorage` included. The others are for subclasses of
 `mailroom.storage.Storage`: `TransactionContract` for all of them, `SharedStorageContract` for one that several
-processes can use, `OwnTablesContract` for one whose transactions have a `connection`.
+processes can use, `OwnTablesContract` for one whose transactions have a `connection`, `OutboxContract` for one
+that keeps outgoing mail.
 """
 
 import threading
@@ -22,6 +23,8 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
+from mailroom import outbox
+from mailroom.relay import Answer
 from mailroom.storage import Row, Transaction
 
 Posts = Callable[[], list[str]]
@@ -289,6 +292,54 @@ class OwnTablesContract(TransactionContract):
         storage.clear()
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
+
+
+class OutboxContract(TransactionContract):
+    """Outgoing mail: `fetch` and `execute`, which `mailroom/outbox.py` uses."""
+
+    MAIL = b"From: news@example.com\r\n\r\n.\x00\xff\r\n"
+
+    def test_outgoing_mail_is_kept_with_the_states_octet_by_octet(self, storage: Any) -> None:
+        with storage.transaction(ALICE) as here:
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            here.send(self.MAIL, [ALICE, BOB], "news@example.com")
+        (parcel,) = outbox.claim_due(storage)
+        envelope = outbox.load(storage, parcel)
+        assert (envelope.sender, envelope.recipients, envelope.data) == ("news@example.com", (ALICE, BOB), self.MAIL)
+        assert outbox.claim_due(storage) == []
+
+    def test_mail_that_failed_keeps_no_outgoing_mail(self, storage: Any) -> None:
+        with suppress(ZeroDivisionError), storage.transaction(ALICE) as here:
+            here.send(self.MAIL, ALICE, "<>")
+            raise ZeroDivisionError
+        assert outbox.rows(storage) == []
+
+    def test_mail_that_only_sends_is_handled_once(self, storage: Any) -> None:
+        with storage.transaction(ALICE) as here:
+            assert not here.handled(b"a digest")
+            here.send(self.MAIL, ALICE, "<>")
+        with storage.transaction(ALICE) as here:
+            assert here.handled(b"a digest")
+
+    def test_outgoing_mail_is_forgotten_by_the_recipient_who_has_got_it(self, storage: Any) -> None:
+        with storage.transaction() as here:
+            here.send(self.MAIL, [ALICE, BOB], "<>")
+        (parcel,) = outbox.claim_due(storage)
+        parcel.answers = {ALICE: Answer(250, "taken"), BOB: Answer(550, "no such user")}
+        outbox.settle(storage, parcel)
+        (row,) = outbox.rows(storage)
+        assert (row.recipient, row.due, row.tries, row.answer) == (BOB, None, 1, "550 no such user")
+        outbox.retry(storage, [row])
+        (parcel,) = outbox.claim_due(storage)
+        parcel.answers = {BOB: Answer(250, "taken")}
+        outbox.settle(storage, parcel)
+        assert storage.fetch("SELECT id FROM outgoing") == []
+
+    def test_clear_deletes_outgoing_mail(self, storage: Any) -> None:
+        with storage.transaction() as here:
+            here.send(self.MAIL, ALICE, "<>")
+        storage.clear()
+        assert outbox.rows(storage) == []
 
 
 class SharedStorageContract(TransactionContract):

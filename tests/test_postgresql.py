@@ -1,7 +1,7 @@
 """Several workers, one PostgreSQL: what is promised holds between them, and when the server goes away."""
 
 import re
-import socket
+import signal
 import threading
 import time
 from collections import Counter
@@ -195,26 +195,27 @@ def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
 
 
 def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(workers):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        stuck, other = workers(2)
-        stuck.terminate()
-        stuck.settings["RELAY_PORT"] = silent.getsockname()[1]
-        stuck.start()
-        client = stuck.client()
-        client.mail(ALICE)
-        client.rcpt(stuck.address("news-subscribe"))
-        client.putcmd("data")
-        client.getreply()
-        client.send(b"Subject: hello\r\n\r\n.\r\n")
-        relay, _ = silent.accept()  # the mail has been handled, and the worker waits for its relay
+    stuck, other = workers(2)
+    url = stuck.settings["STATE_DATABASE"]
+    with psycopg.connect(url, autocommit=True) as looking:
+        with psycopg.connect(url) as locking:
+            locking.execute("LOCK TABLE handled")  # which a mail reads when its sender is locked
+            client = stuck.client()
+            client.mail(ALICE)
+            client.rcpt(stuck.address("news-subscribe"))
+            client.putcmd("data")
+            client.getreply()
+            client.send(b"Message-ID: <1@people.example>\r\n\r\n.\r\n")
+            granted = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            wait_until(lambda: looking.execute(granted).fetchone())
+            stuck.process.send_signal(signal.SIGSTOP)
 
         assert send(other, ALICE, "news-subscribe")[0] == 451
         assert send(other, BOB, "news-subscribe")[0] == 250
 
         stuck.kill()
-        relay.close()
-        assert send(other, ALICE, "news")[0] == 250
-        relay.close()
+        wait_until(lambda: not looking.execute(granted).fetchone())
+    assert send(other, ALICE, "news")[0] == 250
     assert states(other) == {BOB: "CONFIRMING"}
 
 
@@ -224,7 +225,7 @@ def test_a_role_that_may_not_create_tables_uses_one_that_is_there(workers, postg
     url = worker.settings["STATE_DATABASE"]
     with postgresql.connect(url.rpartition("/")[2]) as connection:
         connection.execute("CREATE ROLE guest LOGIN")
-        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON states, handled TO guest")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest")
     worker.settings["STATE_DATABASE"] = url.replace("mail@", "guest@")
 
     worker.start()

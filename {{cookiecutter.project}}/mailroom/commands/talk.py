@@ -22,7 +22,7 @@ from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Outbox
-from mailroom.testing.exchange import Exchange, envelope_sender, exchange, make_mail
+from mailroom.testing.exchange import Exchange, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
 DEMO = "tests/conversations/subscribe.txt"
@@ -131,7 +131,7 @@ def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
     if sender != "<>" and not MAILBOX.fullmatch(sender):
         rule = "is no address of a sender; give --from, for example --from alice@people.example"
         raise click.UsageError(f"--eml {file.name}: {sender!r} {rule}")
-    result = exchange(envelope_sender(sender), current().address(recipient), data)
+    result = exchange(sender, current().address(recipient), data)
     show(result)
     if result.refusal:
         sys.exit(1)
@@ -171,11 +171,11 @@ def converse(sender: str | None, recipient: str | None, record: str | None) -> N
             address = current().address(recipient)
             headers = [("Subject", subject)] if subject != "hello" else []
             try:
-                data = make_mail(envelope_sender(sender), address, headers, text)
+                data = make_mail(sender, address, headers, text)
             except ValueError as error:
                 click.echo(f"Error: {error}; for example alice@people.example", err=True)
                 continue
-            result = exchange(envelope_sender(sender), address, data)
+            result = exchange(sender, address, data)
             show(result)
             if recorder:
                 recorder.record(result, headers, "" if text == "Hello.\n" else text)

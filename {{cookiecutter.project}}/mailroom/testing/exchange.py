@@ -3,8 +3,7 @@
 import email
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import EmailPolicy
@@ -58,7 +57,11 @@ class Exchange:
 
 
 def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
-    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; the relay is an `Outbox`."""
+    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; the relay is an `Outbox`.
+
+    The null sender may be written `<>`, as in `make_mail`.
+    """
+    sender = sender.removeprefix("<>")
     here: Any = room.current()  # its relay is an `Outbox`
     result = Exchange(sender, recipient)
     already_sent = len(here.relay.sent)
@@ -68,8 +71,15 @@ def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
         result.refusal = str(error)
         return result
     before = _states(message)
+    call: Handler = Router.call_safely
+    calls: list[tuple[Handler, Message]] = []
+
+    def note_and_call(handler: Handler, message: Message, captures: Any) -> None:
+        calls.append((handler, message))
+        call(handler, message, captures)
+
     try:
-        with _noting_calls() as calls:
+        with patch.object(Router, "call_safely", note_and_call):
             here.deliver(PEER, sender, recipient, data)
         if not calls:
             result.note = "automated mail" if message.is_automated else "handled before"
@@ -106,7 +116,7 @@ def make_mail(sender: str, recipient: str, headers: Sequence[tuple[str, str]] = 
     """
     mail = EmailMessage()
     given = {name.lower() for name, _ in headers}
-    usual = [("From", sender or "MAILER-DAEMON"), ("To", recipient), ("Subject", "hello")]
+    usual = [("From", sender.removeprefix("<>") or "MAILER-DAEMON"), ("To", recipient), ("Subject", "hello")]
     for name, value in [pair for pair in usual if pair[0].lower() not in given] + list(headers):
         try:
             mail[name] = value
@@ -114,11 +124,6 @@ def make_mail(sender: str, recipient: str, headers: Sequence[tuple[str, str]] = 
             raise ValueError(f"{name}: {value!r} cannot be written in a mail") from error
     mail.set_content(text)
     return mail.as_bytes()
-
-
-def envelope_sender(address: str) -> str:
-    """Return an address as an envelope has it: empty for the null sender, which is written `<>`."""
-    return "" if address == "<>" else address
 
 
 def _states(message: Message) -> dict[str, str | None]:
@@ -132,20 +137,6 @@ def _states(message: Message) -> dict[str, str | None]:
         }
     except Exception:  # the storage or a state key fails, and so does the mail
         return {}
-
-
-@contextmanager
-def _noting_calls() -> Iterator[list[tuple[Handler, Message]]]:
-    """Yield a list that gets each handler that the Router calls within the block, with the message."""
-    call: Handler = Router.call_safely
-    calls: list[tuple[Handler, Message]] = []
-
-    def note_and_call(handler: Handler, message: Message, captures: Any) -> None:
-        calls.append((handler, message))
-        call(handler, message, captures)
-
-    with patch.object(Router, "call_safely", note_and_call):
-        yield calls
 
 
 def with_place(error: Exception) -> str:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import TextIO
 
-from mailroom import room
+from mailroom import parts, room
 from mailroom.plain_text import one_line
-from mailroom.testing.exchange import Exchange, envelope_sender, exchange, make_mail, state_at
+from mailroom.testing.exchange import Exchange, exchange, make_mail, state_at
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
 REPLY = re.compile(r"(\S+\s+)?<-(?:\s+(.*))?")
@@ -104,7 +104,7 @@ class Transcript:
         unknown = NAME.search(sender + recipient)
         if unknown:
             raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
-        sender, recipient = envelope_sender(sender), room.current().address(recipient)
+        recipient = room.current().address(recipient)
         above, below = self._headers_and_text(line.below)
         headers = [(name, _fill(value, names)) for _, name, value in above]
         text = textwrap.dedent("\n".join(part.text for part in below)).strip("\n") or "Hello."
@@ -215,12 +215,8 @@ def outcome(result: Exchange) -> list[str]:
 
 
 def text_of(mail: EmailMessage) -> str:
-    """Return the plain text of an `email.message.EmailMessage`, empty where there is none that can be read."""
-    part = mail.get_body(("plain",))
-    try:
-        return part.get_content() if part else ""
-    except (LookupError, UnicodeError, ValueError):
-        return ""
+    """Return the text that a person sees in a mail."""
+    return "".join(map(parts.text, parts.texts_and_files(mail)[0]))
 
 
 def _fill(text: str, names: Names) -> str:

@@ -145,7 +145,7 @@ def test_stored_states_change_only_when_told_to(application, state_storage):
     assert "SUBSCRIBED" not in kept()
 
 
-@pytest.mark.parametrize("state_storage", ["sqlite", "shelve"])
+@pytest.mark.parametrize("state_storage", STORAGES)
 def test_own_tables_change_only_when_told_to(application, state_storage):
     app = application(state_storage=state_storage)
     app.run("python", "operate.py", "states", "set", ALICE, "SUBSCRIBED", "--to", "news", check=True)

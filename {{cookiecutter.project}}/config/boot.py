@@ -4,7 +4,7 @@ import logging.config
 
 from salmon.routing import Router
 
-# % if cookiecutter.state_storage in ("sqlite", "shelve")
+# % if cookiecutter.state_storage != "django"
 from app.models import posts
 # % endif
 from config import settings
@@ -27,13 +27,14 @@ from mailroom.storage.sqlite import SQLiteStorage
 # % endif
 logging.config.dictConfig(settings.logging)
 
-# Remembers which handler comes next for each sender{% if cookiecutter.state_storage in ("sqlite", "shelve") %}, and has the application's own tables{% endif %}.
+# Remembers which handler comes next for each sender, and has the application's own tables.
 # % if cookiecutter.state_storage == "postgresql"
 Router.STATE_STORE = SQLAlchemyStorage(settings.state_database, protected=True)
 
 # % elif cookiecutter.state_storage == "django"
 setup_django("webapp")
-from mailroom.django.storage import DjangoStorage  # noqa: E402  models can be imported from here on
+from app.models import posts  # noqa: E402  models can be imported from here on
+from mailroom.django.storage import DjangoStorage  # noqa: E402
 
 Router.STATE_STORE = DjangoStorage(protected=True)
 
@@ -58,9 +59,7 @@ settings.room = Mailroom(
     settings.relay,
     domain=settings.mail_domain,
     templates="app/templates",
-    # % if cookiecutter.state_storage in ("sqlite", "shelve")
     tables=posts.create,
-    # % endif
     # % if cookiecutter.state_storage == "postgresql"
     secret_key=settings.secret_key,
     # % else

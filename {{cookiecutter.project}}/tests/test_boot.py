@@ -41,15 +41,13 @@ Router.clear_states()
 def start(folder):
     """Boot the application with other handlers and with all that it keeps in `folder`; return what it prints."""
     (folder / "other_handlers.py").write_text(HANDLERS)
-    states = f"{folder}/states"
-    if "://" in settings.state_database:
-        states = f"sqlite:///{states}"  # needs no server
+    scheme = "sqlite:///" if "://" in settings.state_database else ""  # needs no server
     not_for_it = {"PYTEST_VERSION", *map(str.upper, vars(settings))}
     environment = {
         **{name: value for name, value in os.environ.items() if name not in not_for_it},
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(folder)]),
         "HANDLERS": "other_handlers",
-        "STATE_DATABASE": states,
+        "STATE_DATABASE": f"{scheme}{folder}/states",
         "SECRET_KEY": "only for tests, which run in another folder",
     }
     command = [sys.executable, "-c", START_AND_TAKE_A_MAIL]

@@ -172,6 +172,21 @@ def test_others_write_until_a_handler_uses_the_database(storage):
     assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
+def test_mail_whose_model_was_kept_is_noted_and_one_that_read_only_is_not(storage):
+    def handle(digest, work):
+        with storage.transaction(ALICE) as here:
+            assert not here.handled(digest)
+            with transaction.atomic(storage.using):
+                work()
+        return storage.is_handled(digest)
+
+    orders = State.objects.using(storage.using).filter(key="order")
+    assert handle(b"saved", lambda: order("kept").save(using=storage.using))
+    assert handle(b"updated", lambda: orders.update(state="SENT"))
+    assert not handle(b"read", lambda: list(orders))
+    assert not handle(b"updated nothing", lambda: orders.filter(sender="nobody").update(state="SENT"))
+
+
 def test_row_knows_when_its_state_changed(storage):
     storage.set_all([(KEY, ALICE, "CONFIRMING"), (KEY, BOB, "CONFIRMING")])
     State.objects.using(storage.using).update(changed=datetime(2020, 1, 1, tzinfo=timezone.utc))

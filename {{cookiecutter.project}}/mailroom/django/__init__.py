@@ -12,6 +12,7 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
 from mailroom.settings import refuse
+from mailroom.storage import Tables
 
 
 def setup_django(settings: str, in_memory: bool = False) -> None:
@@ -39,9 +40,13 @@ def use_memory() -> None:
     connections.settings = connections.configure_settings(memory)
 
 
-def migrate(label: str, connection: Any) -> None:
-    """Run those migrations of the app with this label, and of those that it needs, that have not run."""
-    executor = MigrationExecutor(connection)
-    newest = executor.loader.graph.leaf_nodes(label)
-    if missing := executor.migration_plan(newest):
-        executor.migrate(newest, missing)
+def migrate(label: str) -> Tables:
+    """Return a function of a connection that runs the migrations of an app, and of those it needs, that have not run."""
+
+    def tables(connection: Any) -> None:
+        executor = MigrationExecutor(connection)
+        newest = executor.loader.graph.leaf_nodes(label)
+        if missing := executor.migration_plan(newest):
+            executor.migrate(newest, missing)
+
+    return tables

@@ -130,7 +130,7 @@ class MailTransaction:
                 self.write()
                 self.savepoint = self.connection.savepoint()
         result = execute(sql, params, many, context)
-        self.here.has_written |= has_written(sql, context["cursor"].rowcount)
+        self.here.has_written |= has_written(sql, context["cursor"])
         return result
 
 

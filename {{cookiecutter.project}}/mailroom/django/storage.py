@@ -48,7 +48,7 @@ class DjangoStorage(Storage):
         self.protected = protected
         self.lock_timeout = lock_timeout
         self.answer_timeout = answer_timeout
-        self._tables: list[Tables] = [lambda connection: migrate(State._meta.app_label, connection)]
+        self._tables: list[Tables] = [migrate(State._meta.app_label)]
 
     def __repr__(self) -> str:
         database = connections.settings[self.using]

@@ -18,9 +18,9 @@ def refuse_end(statement: str) -> None:
         raise RuntimeError("the transaction of a mail ends with the mail; a handler does not commit or roll back")
 
 
-def has_written(statement: str, rowcount: int) -> bool:
-    """Return whether a statement has changed something; DDL and the like, whose rows nobody counts, always has."""
-    return rowcount != 0 and not READS.match(statement)
+def has_written(statement: str, cursor: Any) -> bool:
+    """Return whether a statement has changed something; DDL and what returns rows, which nobody counted yet, has."""
+    return not READS.match(statement) and (cursor.rowcount != 0 or cursor.description is not None)
 
 
 def postgresql_begin(

@@ -302,7 +302,7 @@ def _before(connection: Connection, cursor: Any = None, statement: str = "COMMIT
 def _after(connection: Connection, cursor: Any, statement: str, *arguments: Any) -> None:
     here = current()
     if here is not None and here.connected is connection:
-        here.has_written |= has_written(statement, cursor.rowcount)
+        here.has_written |= has_written(statement, cursor)
 
 
 def _database(url: str, *timeouts: int) -> PostgreSQL:

@@ -22,10 +22,11 @@ NOBODY = "--reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_override
 class Server:
     """A server that keeps its data in `folder` and listens on `host`, with `settings` of postgresql.conf.
 
-    Use it in a `with` block. It may be stopped, killed and started again, and keeps its port.
+    With `standby_of`, another `Server` that runs, it follows that one. Use it in a `with` block. It may be stopped,
+    killed and started again, and keeps its port.
     """
 
-    def __init__(self, folder, host="127.0.0.1", prefix=(), **settings):
+    def __init__(self, folder, host="127.0.0.1", prefix=(), standby_of=None, **settings):
         self.folder = Path(folder) / "postgresql"
         self.host = host
         self.port = free_port()
@@ -39,7 +40,7 @@ class Server:
             **settings,
         }
         self.process = None
-        self._make()
+        self._make(standby_of)
 
     def __enter__(self):
         self.start()
@@ -68,6 +69,7 @@ class Server:
             _signal(process, signal.SIGKILL)
         self.process.wait(60)
         wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes[1:]), 60)
+        self.process = None
 
     @contextlib.contextmanager
     def frozen(self):
@@ -96,19 +98,35 @@ class Server:
             connection.execute(f"CREATE DATABASE {name} OWNER mail")
         return self.url(name, "mail")
 
-    def _make(self):
-        self.folder.mkdir()
+    def promote(self):
+        """Let a standby take writes from now on."""
+        with self.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+
+    def _make(self, standby_of):
+        self.folder.mkdir(mode=0o700, parents=True)
         if os.geteuid() == 0:
             shutil.chown(self.folder, "nobody", "nogroup")
-        made = self._run(
-            "initdb", "-D", self.folder, "--username=postgres", "--auth=trust", "--no-sync",
-            "--encoding=UTF8", "--locale=C.UTF-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        command = ["initdb", "-D", self.folder, "--username=postgres", "--auth=trust", "--no-sync",
+                   "--encoding=UTF8", "--locale=C.UTF-8"]  # fmt: skip
+        if standby_of:
+            command = [
+                "pg_basebackup",
+                "-D",
+                self.folder,
+                "-R",
+                "--checkpoint=fast",
+                "--no-sync",
+                "-d",
+                standby_of.url(""),
+            ]
+        made = self._run(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         output, _ = made.communicate(timeout=120)
         if made.returncode != 0:
             raise AssertionError(output.decode())
-        with open(self.folder / "pg_hba.conf", "a") as rules:
-            rules.write("host all all samenet trust\n")
+        if not standby_of:
+            with open(self.folder / "pg_hba.conf", "a") as rules:
+                rules.write("host all all samenet trust\n")
 
     def _run(self, program, *arguments, **options):
         command = [*self.prefix]

@@ -146,6 +146,48 @@ def test_a_server_that_is_stopped_or_killed_loses_nothing_that_was_acknowledged(
         assert send(pair[0], sender, "news-subscribe")[0] == 250
 
 
+def test_conversations_go_on_when_the_standby_is_promoted_and_none_is_lost(workers, tmp_path):
+    """Meanwhile the standby, which can be read but not written, is not used."""
+    numbers, answers, over = count(), [], threading.Event()
+
+    def senders(worker):
+        while not over.is_set():
+            sender = f"{next(numbers)}@people.example"
+            answers.append((sender, send(worker, sender, "news-subscribe")[0]))
+
+    def answered(code, more):
+        before = len(answers)
+        wait_until(lambda: [code for _, code in answers[before:]].count(code) >= more, 60, lambda: answers[before:])
+
+    with Server(tmp_path / "a") as first, Server(tmp_path / "b", standby_of=first) as second:
+        name = first.new_database().rpartition("/")[2]
+        hosts = "&".join(f"host={server.host}:{server.port}" for server in (second, first))
+        url = f"postgresql://mail@/{name}?{hosts}&target_session_attrs=read-write"
+        with first.connect() as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+        pair = workers(2, STATE_DATABASE=url)
+        with ThreadPoolExecutor(2) as pool:
+            clients = [pool.submit(senders, worker) for worker in pair]
+            try:
+                answered(250, 20)
+                first.kill()
+                answered(451, 10)
+                second.promote()
+                answered(250, 20)
+            finally:
+                over.set()
+            for client in clients:
+                client.result()
+        acknowledged = {sender for sender, code in answers if code == 250}
+        with second.connect(name) as connection:
+            kept = dict(connection.execute("SELECT sender, state FROM states WHERE key = %s", [KEY]).fetchall())
+        assert acknowledged <= kept.keys()
+        assert len(kept) - len(acknowledged) <= len(clients)
+        for worker in pair:
+            worker.terminate()
+
+
 def test_a_lost_connection_is_replaced_before_the_next_mail(workers, postgresql):
     (worker,) = workers(1)
     for sender in (ALICE, BOB):

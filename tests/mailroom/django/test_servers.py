@@ -189,13 +189,13 @@ def test_an_error_that_a_handler_hides_does_no_harm(storage):
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_every_connection_reads_what_others_have_committed(storage):
+def test_mail_reads_what_others_have_committed(storage):
     """Also where the server has another isolation by default."""
     connection.cursor().execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
     try:
         connection.close()
-        with connection.cursor() as cursor:
-            cursor.execute("SHOW default_transaction_isolation")
+        with storage.transaction(), connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
             assert cursor.fetchone() == ("read committed",)
     finally:
         connection.cursor().execute("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")

@@ -65,6 +65,26 @@ def count_rows(path, sender):
         print(number, flush=True)
 
 
+def count_rows_together(path, threads, mails):
+    """Let threads share one storage: each handles so many mails of its sender, a state, a row and a note. Print the last states."""
+    storage = storage_at(path)
+    storage.create_tables(_posts)
+
+    def work(thread):
+        sender = f"{thread}@b.example"
+        for number in range(1, int(mails) + 1):
+            with storage.transaction(sender) as transaction:
+                assert not transaction.handled(f"{number} {sender}".encode())
+                assert storage.get(KEY, sender) == (str(number - 1) if number > 1 else "START")
+                execute(transaction.connection, f"INSERT INTO posts VALUES ('{number} {sender}')")
+                storage.set(KEY, sender, str(number))
+
+    _in_threads(work, int(threads))
+    with storage.transaction() as transaction:
+        assert len(list(execute(transaction.connection, "SELECT text FROM posts"))) == int(threads) * int(mails)
+    print(*(state for _, _, state in storage))
+
+
 def open_at_once(path):
     """Open a file that may not be there as others do, and use it."""
     _wait_for_the_others()

@@ -77,7 +77,7 @@ class PostgreSQL:
             begin += "; SET LOCAL synchronous_commit = off"
         waits = self.statement_timeout, self.lock_timeout
         with lock_refused():
-            cursor.execute(postgresql_begin(begin, number, *waits, self.url.query.get("options")))
+            cursor.execute(postgresql_begin(begin, number, *waits, self.url.query.get("options")), prepare=False)
 
 
 class MariaDB(PostgreSQL):

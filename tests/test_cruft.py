@@ -102,8 +102,7 @@ def test_update_replaces_mailroom_and_keeps_the_edits_of_the_owner(template, cre
     own_edits(folder)
     application = template.path / APPLICATION.name
     template.edit(application / "config" / "settings.py", '"REPLIES_PER_HOUR", 20', '"REPLIES_PER_HOUR", 19')
-    (sample,) = (application / "app" / "handlers").glob("*subscription.py*sqlite*")
-    template.edit(sample, "A list that people join", "A list people join")
+    template.edit(application / "app" / "handlers" / "subscription.py", "A list that people join", "A list people join")
     (application / "app" / "handlers" / "new.py").write_text('"""New in the template."""\n')
     (application / "mailroom" / "room.py").rename(application / "mailroom" / "chamber.py")
     template.edit(application / "mailroom" / "relay.py", "TIMEOUT = 30", "TIMEOUT = 31")

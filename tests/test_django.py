@@ -221,12 +221,12 @@ SECURE_SSL_REDIRECT = True
 ROUTER = """
 class Router:
     def db_for_read(self, model, **hints):
-        return "mail" if model._meta.app_label == "mail_states" else None
+        return "mail" if model._meta.app_label in ("mail_states", "app") else None
 
     db_for_write = db_for_read
 
     def allow_migrate(self, db, app_label, **hints):
-        return (db == "mail") == (app_label == "mail_states")
+        return (db == "mail") == (app_label in ("mail_states", "app"))
 """
 PERSON = """
 from django.contrib.auth.models import AbstractUser
@@ -255,7 +255,7 @@ def test_existing_django_site_gets_the_states(application, sink, tmp_path, kind)
     subprocess.run([sys.executable, "-m", "django", "startproject", "shop", site], check=True)
     settings = site / "shop" / "settings.py"
     settings.write_text(
-        settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = [\n    "mailroom.django",')
+        settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = [\n    "mailroom.django",\n    "app",')
     )
     app.settings.update(PYTHONPATH=site, DJANGO_SETTINGS_MODULE="shop.settings")
 

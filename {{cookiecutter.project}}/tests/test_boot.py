@@ -30,7 +30,6 @@ START_AND_TAKE_A_MAIL = f"""
 import config.boot
 from config import settings
 from salmon.routing import Router
-
 settings.room.start()
 settings.room.deliver(("127.0.0.1", 0), "{ALICE}", settings.room.address("ask"), b"")
 print(Router.STATE_STORE, *Router.STATE_STORE)

@@ -39,4 +39,3 @@ settings.room = Mailroom(
     secret_key="only for tests",
 )
 settings.room.load(settings.handlers)
-settings.receiver = None

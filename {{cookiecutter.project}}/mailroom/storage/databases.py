@@ -69,6 +69,11 @@ class PostgreSQL:
                 threshold = "None" if number != connection.info.backend_pid else connection.prepare_threshold
             connection.prepare_threshold = None if threshold == "None" else int(threshold)
 
+        @event.listens_for(engine, "reset")
+        def reset(connection: Any, record: Any, state: Any) -> None:
+            if connection.pgconn.transaction_status:  # a handler has closed its connection; a rollback takes a while
+                connection.rollback()
+
     def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
         """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
         # Whatever the server's default is: after the wait for a lock, the new state must be seen.
@@ -100,6 +105,7 @@ class MariaDB(PostgreSQL):
     def listen(self, engine: Engine) -> None:
         @event.listens_for(engine, "reset")
         def release(connection: Any, record: Any, state: Any) -> None:
+            connection.rollback()
             connection.cursor().execute("DO RELEASE_ALL_LOCKS()")
 
         @event.listens_for(engine, "handle_error")
@@ -128,7 +134,7 @@ class SQLite(PostgreSQL):
         return {"timeout": self.lock_timeout, "check_same_thread": False}
 
     def listen(self, engine: Engine) -> None:
-        pass
+        event.listen(engine, "reset", lambda connection, record, state: connection.rollback())
 
     def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
         cursor.execute("BEGIN IMMEDIATE")

@@ -192,8 +192,11 @@ class SQLAlchemyStorage(TableStorage):
             # By the same order everywhere, so that two of these do not wait for each other.
             while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
                 for statement, group in groupby(some, key=itemgetter(0)):
-                    cursor = here.connected.connection.cursor()
-                    cursor.executemany(self._database.sql(statement), [row for _, row in group])
+                    cursor, (row, *more) = here.connected.connection.cursor(), [row for _, row in group]
+                    if more:
+                        cursor.executemany(self._database.sql(statement), [row, *more])
+                    else:  # which takes psycopg half the time
+                        cursor.execute(self._database.sql(statement), row)
 
     def commit(self, here: Transaction) -> None:
         changes = here.changes()
@@ -231,7 +234,7 @@ class SQLAlchemyStorage(TableStorage):
         arguments = self._database.arguments()
         pool: Any = {"poolclass": StaticPool} if self._database.is_in_memory else {"pool_timeout": self.timeouts[0]}
         engine = sqlalchemy.create_engine(
-            self._database.url, isolation_level="AUTOCOMMIT", connect_args=arguments, **pool
+            self._database.url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=arguments, **pool
         )
         self._database.listen(engine)
         for name in ("commit", "rollback", "before_cursor_execute"):

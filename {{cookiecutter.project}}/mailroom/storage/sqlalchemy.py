@@ -142,8 +142,8 @@ class SQLAlchemyStorage(TableStorage):
         """Return the rows of a statement, in the transaction of this thread or by itself."""
         self.open()
 
-        def fetch(connection: Connection) -> list[Any]:
-            cursor = connection.connection.cursor()
+        def fetch(pooled: Any) -> list[Any]:
+            cursor = pooled.cursor()
             cursor.execute(self._database.sql(sql), parameters)
             return list(cursor.fetchall())
 
@@ -151,13 +151,13 @@ class SQLAlchemyStorage(TableStorage):
         connected: Any = here and here.connected
         with self._failing():
             if getattr(connected, "engine", None) is not self._engine:
-                connection, rows = self._first_use(fetch)
-                connection.close()
+                pooled, rows = self._first_use(self._engine.raw_connection, fetch)
+                pooled.close()
                 return rows
             if connected.invalidated:
                 raise StorageError
             try:
-                return fetch(connected)
+                return fetch(connected.connection)
             except BaseException:
                 connected.invalidate()  # nothing more happens in this transaction
                 raise
@@ -267,23 +267,24 @@ class SQLAlchemyStorage(TableStorage):
         with self._failing():
             begin = self._database.begin
             here.connected, _ = self._first_use(
-                lambda connection: begin(connection.connection.cursor(), number, here.durable)
+                self._engine.connect, lambda pooled: begin(pooled.cursor(), number, here.durable)
             )
             here.connected.begin()
 
-    def _first_use(self, work: Callable[[Connection], T]) -> tuple[Connection, T]:
-        """Return a connection, and `work(connection)` as its first use.
+    def _first_use(self, connect: Callable[[], Any], work: Callable[[Any], T]) -> tuple[Any, T]:
+        """Return `connect()`, and `work(pooled)` as its first use: one of SQLAlchemy's, or of its pool, which is faster.
 
         That the server closed a connection in the meantime, for a restart, shows at this use only.
         Nothing has happened then, or nothing that may not happen twice: try again on a new one.
         """
         for is_last in (False, True):
-            connection = self._engine.connect()
+            connection = connect()
+            pooled = connection.connection if isinstance(connection, Connection) else connection
             try:
-                return connection, work(connection)
+                return connection, work(pooled)
             except BaseException as error:
                 dialect: Any = self._engine.dialect
-                is_closed = dialect.is_disconnect(error, connection.connection.driver_connection, None)
+                is_closed = dialect.is_disconnect(error, pooled.driver_connection, None)
                 connection.invalidate()
                 connection.close()
                 if not is_closed or is_last:

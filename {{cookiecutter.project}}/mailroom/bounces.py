@@ -1,12 +1,10 @@
 """Read a bounce: who could not be reached, and why (RFC 3464)."""
 
 import re
-from typing import TYPE_CHECKING
 
 from salmon import bounce
 
-if TYPE_CHECKING:
-    from mailroom.message import Message
+import mailroom.message
 
 STATUS = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})\b")  # RFC 3463
 
@@ -18,7 +16,7 @@ class Bounce(bounce.BounceAnalyzer):
     empty text when the report has none.
     """
 
-    def __init__(self, message: "Message") -> None:
+    def __init__(self, message: "mailroom.message.Message") -> None:
         matches = bounce.match_bounce_headers(message)
         found = {"Content-Description-Parts": matches.pop("Content-Description-Parts")}
         score = 0.0

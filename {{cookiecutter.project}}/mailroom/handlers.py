@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
+import mailroom.message
+import mailroom.room
 from mailroom.settings import refuse
 from mailroom.storage import Row, Storage
 
@@ -55,11 +57,12 @@ def state_key(module: str, sender: str, to: str | None = None) -> str:
     `to` may omit the domain. It may be None where the key depends on the sender alone. Raises
     `ValueError` when the `@state_key_generator` of the module has no key.
     """
-    from mailroom.message import Message
-    from mailroom.room import current  # which imports this module
-
-    room = current()
-    message = Message(room, None, sender, room.address(to), b"") if to else SimpleNamespace(From=sender.lower())
+    room = mailroom.room.current()
+    message = (
+        mailroom.message.Message(room, None, sender, room.address(to), b"")
+        if to
+        else SimpleNamespace(From=sender.lower())
+    )
     try:
         return str(Router.state_key(module, message))
     except Exception as error:

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from mailroom.message import Message
+import mailroom.message
 
 SENDER = ":sender"  # not a header: the envelope sender
 PARTS = ":parts"  # not a header: the types of the parts of a mail, such as `text/plain message/rfc822`
@@ -85,7 +84,7 @@ class Machines:
             for header in sign.headers.lower().split():
                 self._signs.setdefault(header, []).append((re.compile(sign.pattern, re.IGNORECASE), sign))
 
-    def wrote(self, message: "Message") -> bool:
+    def wrote(self, message: "mailroom.message.Message") -> bool:
         """Return whether a program sent this mail."""
         found = set()
         for name, value in self._values(message):
@@ -96,7 +95,7 @@ class Machines:
                         return True
         return False
 
-    def _values(self, message: "Message") -> Iterator[tuple[str, str]]:
+    def _values(self, message: "mailroom.message.Message") -> Iterator[tuple[str, str]]:
         yield SENDER, message.From
         part = message.base.mime_part
         for header, text in part.raw_items():

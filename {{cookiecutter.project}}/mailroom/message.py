@@ -1,13 +1,13 @@
 """Read a mail, answer it and forward it; refuse one that would take minutes or gigabytes to read."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from email import message_from_bytes
 from email import parser as _  # noqa: F401  at the start: later, the process may have no free file descriptor
 from email.message import EmailMessage
 from email.message import Message as Part
-from email.policy import compat32
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from salmon import encoding
@@ -52,7 +52,7 @@ class Message(MailRequest):
         self.Peer, self.From, self.To, self.Data = peer, _person(sender, room.forwarders), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
-        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=_Reading().part))
+        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=partial(_Part, Counter())))
         for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
             if header not in self.base:
                 self.base[header] = address
@@ -227,32 +227,22 @@ class _Base(encoding.MailBase):
         return parts.text(self.mime_part) if is_text else parts.octets(self.mime_part)
 
 
-class _Reading:
-    """Count down the parts and headers that one mail may have."""
-
-    def __init__(self) -> None:
-        self.parts = MAX_PARTS
-        self.headers = MAX_HEADERS
-
-    def part(self, policy: Any = compat32) -> "_Part":
-        self.parts -= 1
-        if self.parts < 0:
-            raise _too_much("parts")
-        return _Part(policy, self)
-
-
 class _Part(Part):
-    """A mail or a part of one, which refuses more than `_Reading` allows."""
+    """A mail or a part of one; `seen` counts the parts and headers of the whole mail, of which there may not be more."""
 
-    def __init__(self, policy: Any, reading: "_Reading") -> None:
+    def __init__(self, seen: Counter[str], policy: Any) -> None:
         super().__init__(policy)
-        self._reading = reading
+        self._seen = seen
+        self._count("parts", MAX_PARTS)
 
     def set_raw(self, name: str, value: Any) -> None:
-        self._reading.headers -= 1
-        if self._reading.headers < 0:
-            raise _too_much("headers")
+        self._count("headers", MAX_HEADERS)
         super().set_raw(name, value)
+
+    def _count(self, what: str, limit: int) -> None:
+        self._seen[what] += 1
+        if self._seen[what] > limit:
+            raise _too_much(what)
 
     def get_boundary(self, failobj: Any = None) -> Any:
         if len(str(self.get("Content-Type", ""))) > MAX_CONTENT_TYPE:

@@ -6,12 +6,10 @@ from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formataddr, formatdate, make_msgid, parseaddr
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mailroom.message
 from mailroom.plain_text import fields, one_line, plain_text, without_surrogates
-
-if TYPE_CHECKING:
-    from mailroom.message import Message
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
 EMPTY_LINE = re.compile(r"\n[ \t]*\n")
@@ -21,7 +19,7 @@ MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
 
 
 def make_reply(
-    message: "Message",
+    message: "mailroom.message.Message",
     template: str,
     sender: str,
     reply_to: str | None,
@@ -75,12 +73,12 @@ def make_reply(
     return fields(headers) + content.as_bytes()
 
 
-def header(message: "Message", name: str) -> str:
+def header(message: "mailroom.message.Message", name: str) -> str:
     """Return a header as it came, empty when there is none."""
     return str(message.base.mime_part.get(name, ""))
 
 
-def _thread(message: "Message") -> list[str]:
+def _thread(message: "mailroom.message.Message") -> list[str]:
     """Return the last of the mails that the mail itself refers to."""
     thread = MESSAGE_ID.findall(header(message, "References"))[-MAX_REFERENCES:]
     if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers

@@ -59,6 +59,9 @@ def check(running: bool, as_json: bool) -> None:
             results.append({"name": name, "ok": False, "text": str(trouble)})
             if look in (user, settings):  # the rest needs them
                 break
+        except SMTPError as error:
+            text = f"{current().storage!r} fails: {error.__cause__ or error}"
+            results.append({"name": name, "ok": False, "text": text})
     well = all(result["ok"] for result in results)
     if as_json:
         click.echo(json.dumps({"ok": well, "checks": results}))
@@ -114,9 +117,8 @@ def routes() -> str:
     for where, functions in routed.items():
         stateful = [function for function in functions if not salmon_setting(function, "stateless")]
         starts = [function.__module__ for function in stateful if function.__name__ == ROUTE_FIRST_STATE]
-        hidden += [
-            f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail" for late in starts[1:]
-        ]
+        for late in starts[1:]:
+            hidden.append(f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail")
     if hidden:
         raise Trouble("; ".join(hidden))
     return f"{len(Router.ORDER)}, and none hides another"
@@ -128,14 +130,11 @@ def storage() -> str:
     module, names = next(iter(states_by_module().items()), ("check", []))
     # A state with a handler: the server can start when a check was interrupted.
     wanted = [next((name for name in names if name != ROUTE_FIRST_STATE), ROUTE_FIRST_STATE), ROUTE_FIRST_STATE]
-    try:
-        states.open()
-        for state in wanted:
-            with states.transaction(PROBE):
-                states.set(module, PROBE, state)
-            found.append(states.get(module, PROBE))
-    except SMTPError as error:
-        raise Trouble(f"{states!r} fails: {error.__cause__ or error}") from error
+    states.open()
+    for state in wanted:
+        with states.transaction(PROBE):
+            states.set(module, PROBE, state)
+        found.append(states.get(module, PROBE))
     if found != wanted:
         raise Trouble(f"{states!r} does not return the state that was set")
     took = (time.monotonic() - started) * 1000
@@ -186,7 +185,7 @@ def stored_states() -> str:
         raise Trouble(f"{current().storage!r} fails: {error.__cause__ or error}; {rule}") from error
     try:
         renames = changes(current().storage, current().renamed_states)
-    except (ValueError, SMTPError) as error:
+    except ValueError as error:
         raise Trouble(str(error)) from error
     return f"a start changes {len(renames)} rows" if renames else "all have a handler"
 
@@ -195,10 +194,7 @@ def outbox() -> str:
     """Look for outgoing mail that waits for long, or that the relay has refused."""
     if not current().storage.is_shared:
         return "in the memory of the server"
-    try:
-        rows = waiting.rows(current().storage)
-    except SMTPError as error:
-        raise Trouble(f"{current().storage!r} fails: {error.__cause__ or error}") from error
+    rows = waiting.rows(current().storage)
     late = [row for row in rows if row.due is None or row.created < time.time() - OLD_MAIL]
     if late:
         what = f"{'was refused' if late[0].due is None else 'has waited for long'} ({late[0].answer or 'no relay'})"

@@ -16,16 +16,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from salmon.server import SMTPError
 
+import mailroom.sending
 from mailroom import outbox
 from mailroom.envelope import Envelope, make_envelope
-
-if TYPE_CHECKING:
-    from mailroom.sending import Sending
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +67,7 @@ class Transaction:
         storage: "Storage",
         sender: str | None,
         stateless: bool,
-        sending: "Sending | None" = None,
+        sending: "mailroom.sending.Sending | None" = None,
         durable: bool = True,
     ) -> None:
         self.storage = storage
@@ -180,11 +178,7 @@ class Storage(StateStorage):
 
     def set(self, key: str | None, sender: str | None, state: str) -> None:
         """Store `state`, or delete the row for `START`; inside a transaction, with the commit."""
-        here = self._joined()
-        if here is None:
-            with self.transaction() as here:
-                here.states[key, sender] = state
-        else:
+        with self.transaction() as here:
             here.states[key, sender] = state
 
     def set_all(self, rows: Iterable[Row]) -> None:
@@ -198,7 +192,7 @@ class Storage(StateStorage):
         self,
         sender: str | None = None,
         stateless: bool = False,
-        sending: "Sending | None" = None,
+        sending: "mailroom.sending.Sending | None" = None,
         durable: bool = True,
     ) -> Iterator[Transaction]:
         """Lock `sender`, run the block and commit; roll back on an exception. A block within a block joins it.
@@ -286,8 +280,11 @@ class Storage(StateStorage):
         """Return the rows of a statement in the SQL of SQLite, in the transaction of this thread or by itself."""
         raise NotImplementedError
 
-    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Execute a statement in the SQL of SQLite, in a transaction of the database that has begun."""
+    def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
+        """Execute a statement in the SQL of SQLite with each row of values, in a transaction that has begun.
+
+        Sets `has_written` when that changes anything.
+        """
         raise NotImplementedError
 
     def is_handled(self, digest: bytes) -> bool:

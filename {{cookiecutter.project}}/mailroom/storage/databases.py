@@ -4,19 +4,14 @@ A class says how a URL names the database, how its driver gives up in time (time
 of the SQL for SQLite, and how a transaction begins and locks a sender, by a number of 64 bits.
 """
 
-import re
 from typing import Any
 
 from sqlalchemy import URL, Engine, String, event
 from sqlalchemy.dialects import mysql, postgresql
 
-from mailroom.storage.servers import limit_waiting, lock_refused, postgresql_begin
-from mailroom.storage.tables import UPSERT
+from mailroom.storage.servers import limit_waiting, lock_refused, mariadb, postgresql_begin
 
 DEADLOCK = 1213  # in MariaDB: everything was rolled back, and what came next would be committed at once
-MARIADB_UPSERT = """
-    INSERT INTO states VALUES (?, ?, ?, ?)
-    ON DUPLICATE KEY UPDATE changed = IF(state = VALUES(state), changed, VALUES(changed)), state = VALUES(state)"""
 
 
 def text(length: int) -> String:
@@ -45,7 +40,7 @@ class PostgreSQL:
         self.lock_timeout = lock_timeout
 
     def sql(self, statement: str) -> str:
-        """Return what this database makes of a statement of `storage/sqlite.py`."""
+        """Return what this database makes of a statement in the SQL of SQLite."""
         return statement.replace("?", "%s")
 
     def arguments(self) -> dict[str, Any]:
@@ -91,7 +86,7 @@ class MariaDB(PostgreSQL):
     names = ("mariadb+pymysql", "mariadb")
 
     def sql(self, statement: str) -> str:
-        return re.sub(r"\bkey\b", "`key`", super().sql(MARIADB_UPSERT if statement == UPSERT else statement))
+        return super().sql(mariadb(statement))
 
     def arguments(self) -> dict[str, Any]:
         limits = {

@@ -3,13 +3,13 @@
 import ast
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from salmon.routing import MemoryStorage
 
-from mailroom.storage import Row, Storage, StoredRow, Tables, Transaction, failing
+from mailroom.storage import Row, Storage, StoredRow, Transaction, failing
 from mailroom.storage.sqlite import Connection, SQLiteStorage
 
 
@@ -27,15 +27,11 @@ class JoinedStorage(Storage):
         self.states = states
         self.database = database or MemoryDatabase()
         self.one_mail = threading.RLock()
+        for name in ("begin", "create_tables", "execute", "fetch", "in_memory", "is_handled", "rollback"):
+            setattr(self, name, getattr(self.database, name))
 
     def __repr__(self) -> str:
         return repr(self.states)
-
-    def create_tables(self, tables: Tables) -> None:
-        self.database.create_tables(tables)
-
-    def in_memory(self) -> Storage | None:
-        return self.database.in_memory()
 
     def clear(self) -> None:
         """Forget every state, and everything in memory."""
@@ -63,21 +59,9 @@ class JoinedStorage(Storage):
         with self.one_mail, self.database.lock(here):
             yield
 
-    def begin(self, here: Transaction) -> Any:
-        return self.database.begin(here)
-
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         for key, sender, state in rows:
             here.states[key, sender] = state
-
-    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        return self.database.fetch(sql, parameters)
-
-    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self.database.execute(here, sql, parameters)
-
-    def is_handled(self, digest: bytes) -> bool:
-        return self.database.is_handled(digest)
 
     def commit(self, here: Transaction) -> None:
         changes = here.changes()
@@ -96,9 +80,6 @@ class JoinedStorage(Storage):
             for row in rows:
                 self.states.set(*row)
 
-    def rollback(self, here: Transaction) -> None:
-        self.database.rollback(here)
-
 
 class MemoryDatabase(SQLiteStorage):
     """An `SQLiteStorage` in memory: one connection for all threads, of which one has a mail at a time."""
@@ -111,14 +92,13 @@ class MemoryDatabase(SQLiteStorage):
 
     def fill(self, storage: SQLiteStorage) -> None:
         """Begin with the own tables of an `SQLiteStorage`."""
-        memory = self._connection()
-        storage.copy_to(memory)
-        memory.execute("DELETE FROM handled")
-        memory.commit()
+        storage.open()
+        storage._connection().backup(self._connection())
+        self._connection().execute("DELETE FROM handled")
 
     def clear(self) -> None:
         """Forget everything, own tables as well."""
-        self._memory, self._is_ready = None, False
+        self._memory, self._is_open = None, False
 
     def close(self) -> None:
         """Do nothing: closing would delete what is in memory."""
@@ -136,7 +116,7 @@ class MemoryDatabase(SQLiteStorage):
             self._memory = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False, factory=Connection
             )
-        if not self._is_ready:
+        if not self._is_open:
             self._prepare(self._memory)
         return self._memory
 

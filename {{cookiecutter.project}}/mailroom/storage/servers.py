@@ -3,13 +3,33 @@
 import re
 import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from mailroom.storage.tables import UPSERT
 
 # Of the statements of a handler: those that would end the transaction of the mail, and those that write nothing.
 ENDS = re.compile(r"\s*(BEGIN|START|COMMIT|END|ABORT|ROLLBACK(?!\s+TO\b)|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
 READS = re.compile(r"\s*(SELECT|SHOW|EXPLAIN|VALUES|SET|PRAGMA|SAVEPOINT|RELEASE|ROLLBACK)\b", re.IGNORECASE)
+
+MARIADB_UPSERT = """
+    INSERT INTO states (key, sender, state, changed) VALUES (?, ?, ?, ?)
+    ON DUPLICATE KEY UPDATE changed = IF(state = VALUES(state), changed, VALUES(changed)), state = VALUES(state)"""
+
+
+def mariadb(statement: str) -> str:
+    """Return what MariaDB makes of a statement in the SQL of SQLite."""
+    return re.sub(r"\bkey\b", "`key`", MARIADB_UPSERT if statement == UPSERT else statement)
+
+
+def run(cursor: Any, statement: str, rows: Sequence[Sequence[Any]]) -> bool:
+    """Execute a statement with each row of values; return whether that has changed anything."""
+    if len(rows) == 1:  # which takes psycopg half the time
+        cursor.execute(statement, rows[0])
+    else:
+        cursor.executemany(statement, rows)
+    return bool(cursor.rowcount)
 
 
 def refuse_end(statement: str) -> None:

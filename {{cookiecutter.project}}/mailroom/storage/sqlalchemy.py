@@ -7,38 +7,31 @@ them through SQLAlchemy takes longer than the server needs for a `get`.
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import groupby, islice
-from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy
-from salmon.routing import ROUTE_FIRST_STATE
 from sqlalchemy import BigInteger, Column, Connection, Double, Integer, LargeBinary, Text, event
-from sqlalchemy.dialects.mysql import LONGBLOB, VARBINARY
+from sqlalchemy.dialects.mysql import LONGBLOB
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from mailroom import outbox
 from mailroom.settings import PASSWORD_IN_URL
 from mailroom.storage import (
     MAX_KEY,
     MAX_SENDER,
     MAX_STATE,
-    NONE,
-    Row,
     StorageError,
     Tables,
     Transaction,
-    checked,
     current,
     failing,
 )
 from mailroom.storage.databases import DATABASES, PostgreSQL, text
 from mailroom.storage.locks import lock_number
-from mailroom.storage.servers import has_written, refuse_end
-from mailroom.storage.tables import DELETE, UPSERT, TableStorage
+from mailroom.storage.servers import has_written, refuse_end, run
+from mailroom.storage.tables import TableStorage
 
 PREPARE_PATIENCE = 60  # seconds, while other workers create the tables
 
@@ -54,7 +47,7 @@ STATES = sqlalchemy.Table(
 HANDLED = sqlalchemy.Table(
     "handled",
     METADATA,
-    Column("digest", LargeBinary().with_variant(VARBINARY(64), "mariadb"), primary_key=True),
+    Column("digest", text(64), primary_key=True),
     Column("at", Double, nullable=False, index=True),
 )
 OUTGOING = sqlalchemy.Table(
@@ -85,7 +78,6 @@ class SQLAlchemyStorage(TableStorage):
     statement, and for the lock of a sender. The connection of a transaction is a `sqlalchemy.Connection`.
     """
 
-    _is_open = False
     _engine: Any = None
 
     def __init__(
@@ -102,9 +94,6 @@ class SQLAlchemyStorage(TableStorage):
         self._shown = PASSWORD_IN_URL.sub("***", str(url))
         self._tables: list[Tables] = []
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._shown}>"
-
     def open(self) -> None:
         if not self._is_open:
             with failing(Exception):  # whatever a driver makes of a URL
@@ -115,10 +104,6 @@ class SQLAlchemyStorage(TableStorage):
     def close(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
-
-    def create_tables(self, tables: Tables) -> None:
-        self._tables.append(tables)
-        self._is_open = False
 
     def in_memory(self) -> "SQLAlchemyStorage":
         return SQLAlchemyStorage("sqlite://")
@@ -131,12 +116,6 @@ class SQLAlchemyStorage(TableStorage):
             self._is_open = False
         else:
             super().clear()
-
-    def cells(self, *texts: str | None) -> tuple[str, ...]:
-        return checked(*texts)[: len(texts)]
-
-    def value(self, cell: str) -> str | None:
-        return None if cell == NONE else cell
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement, in the transaction of this thread or by itself."""
@@ -162,9 +141,9 @@ class SQLAlchemyStorage(TableStorage):
                 connected.invalidate()  # nothing more happens in this transaction
                 raise
 
-    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> None:
+    def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
         with self._failing():
-            here.connected.connection.cursor().execute(self._database.sql(sql), parameters)
+            here.has_written |= run(here.connected.connection.cursor(), self._database.sql(sql), rows)
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
@@ -186,31 +165,15 @@ class SQLAlchemyStorage(TableStorage):
         connection: Connection = here.connected
         return connection
 
-    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
-        changes = (self._change(*row, time.time()) for row in rows)
-        with self._failing():
-            # By the same order everywhere, so that two of these do not wait for each other.
-            while some := sorted(islice(changes, 1000), key=lambda change: change[1][:2]):
-                for statement, group in groupby(some, key=itemgetter(0)):
-                    cursor, (row, *more) = here.connected.connection.cursor(), [row for _, row in group]
-                    if more:
-                        cursor.executemany(self._database.sql(statement), [row, *more])
-                    else:  # which takes psycopg half the time
-                        cursor.execute(self._database.sql(statement), row)
-
     def commit(self, here: Transaction) -> None:
-        changes = here.changes()
         if here.connected is None:
-            if not changes and not here.has_written and not here.outgoing:
+            if not (here.changes() or here.has_written or here.outgoing):
                 return
             self._begin(here)
         with self._failing():
             if here.savepoint is not None:
                 here.savepoint.commit()  # it fails where the database, or the handler, has ended the transaction
-            self.write(here, changes)
-            outbox.store(here)
-            if here.note and (changes or here.has_written or here.outgoing):
-                self.note(here)
+            self.keep(here)
             connection, here.connected = here.connected, None
             with connection:
                 connection.commit()
@@ -224,10 +187,6 @@ class SQLAlchemyStorage(TableStorage):
                 if not connection.closed:
                     connection.invalidate()
             connection.close()
-
-    def _change(self, key: str | None, sender: str | None, state: str, now: float) -> tuple[str, tuple[Any, ...]]:
-        row = self.cells(key, sender, state)
-        return (DELETE, row[:2]) if state == ROUTE_FIRST_STATE else (UPSERT, (*row, now))
 
     def _connect(self) -> None:
         self._database = _database(self.url, *self.timeouts)

@@ -14,13 +14,10 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
-from salmon.routing import ROUTE_FIRST_STATE
-
 from mailroom import outbox
 from mailroom.storage import (
     LOG,
     SLOW_TRANSACTION,
-    Row,
     StorageError,
     Tables,
     Transaction,
@@ -29,7 +26,7 @@ from mailroom.storage import (
     handler_name,
 )
 from mailroom.storage.locks import FairLock, FileLocks, lock_number
-from mailroom.storage.tables import DELETE, HANDLED, STATES, UPSERT, TableStorage
+from mailroom.storage.tables import HANDLED, STATES, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
 CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
@@ -63,7 +60,6 @@ class SQLiteStorage(TableStorage):
         self._locks = FileLocks(f"{self.path}-locks", lock_timeout)
         self._watch = FileWatch(self.path, FileLocks(f"{self.path}-locks", write_timeout))
         self._tables: list[Tables] = []
-        self._is_ready = False
         self._next_check = 0.0
         self._reset_connections()
         _storages.add(self)
@@ -72,9 +68,6 @@ class SQLiteStorage(TableStorage):
         self._connections: dict[int, Connection] = {}  # by thread
         self._opening = threading.RLock()
         self._write_lock = FairLock()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._shown}>"
 
     def open(self) -> None:
         """Open the file; create it where there is none, and add tables and columns that are missing."""
@@ -89,11 +82,6 @@ class SQLiteStorage(TableStorage):
         with suppress(Exception):  # whatever is left of it when the interpreter ends
             self.close()
 
-    def create_tables(self, tables: Tables) -> None:
-        """Call `tables(connection)` when the file is opened, to create own tables where they are missing."""
-        self._tables.append(tables)
-        self._is_ready = False
-
     def cells(self, *texts: str | None) -> tuple[Any, ...]:
         """Return the texts themselves, or bytes where a text would not do."""
         return tuple(map(_cell, texts))
@@ -104,10 +92,9 @@ class SQLiteStorage(TableStorage):
             return cell.decode("utf-8", "surrogatepass") if cell else None
         return cell
 
-    def execute(self, here: Transaction, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Execute a statement in a transaction that has begun."""
+    def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
         with self._failing():
-            return here.connected.execute(sql, parameters)
+            here.has_written |= here.connected.executemany(sql, rows).rowcount > 0
 
     def refuse_damaged(self) -> None:
         """Raise `StorageError` when SQLite finds damage in the file."""
@@ -127,11 +114,6 @@ class SQLiteStorage(TableStorage):
         with copies.copied(self._connection(), path) as part:
             copies.move(part, path)
 
-    def copy_to(self, connection: sqlite3.Connection) -> None:
-        """Copy the database over that of another `sqlite3.Connection`."""
-        self.open()
-        self._connection().backup(connection)
-
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Bring back what `backup` has saved, all or nothing, also while others use the database.
 
@@ -147,12 +129,12 @@ class SQLiteStorage(TableStorage):
                     self.open()
                     self._watch.overwrite(self._connection(), part)
             finally:
-                self._is_ready = False  # it was `part` that was prepared
+                self._is_open = False  # it was `part` that was prepared
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender of a transaction among the threads and processes of this machine."""
-        if not self._is_ready:
+        if not self._is_open:
             self.open()  # which creates the folder
         with ExitStack() as stack:
             with failing(OSError):
@@ -169,41 +151,23 @@ class SQLiteStorage(TableStorage):
             raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")
         return here.connected
 
-    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
-        """Write `(key, sender, state)` rows within the transaction of the database."""
-        now = time.time()
-        with self._failing():
-            for key, sender, state in rows:
-                cell = self.cells(key, sender)
-                if state == ROUTE_FIRST_STATE:
-                    here.connected.execute(DELETE, cell)
-                else:
-                    here.connected.execute(UPSERT, (*cell, _cell(state), now))
-
     def commit(self, here: Transaction) -> None:
         """Commit states, outgoing mail, note and own tables with one fsync, and none when nothing has changed."""
-        changes = here.changes()
         if here.connected is not None:
             self.begin(here)  # it still is
-        elif changes or here.has_written or here.outgoing:
+        elif here.changes() or here.has_written or here.outgoing:
             here.connected = self._begin(here)
         else:
             return
         with self._failing():
             here.connected.unprotect()
-            self.write(here, changes)
-            outbox.store(here)
-            self._commit(here)
-
-    def _commit(self, here: Transaction) -> None:
-        connection = here.connected
-        if here.note and (here.has_written or connection.total_changes != here.changes_before):
-            self.note(here)
-        self._watch.check()
-        connection.execute("COMMIT")
-        with suppress(OSError, sqlite3.OperationalError):  # others write: next time
-            self._watch.checkpoint(connection)
-        self._end(here)
+            here.has_written |= here.connected.total_changes != here.changes_before
+            self.keep(here)
+            self._watch.check()
+            here.connected.execute("COMMIT")
+            with suppress(OSError, sqlite3.OperationalError):  # others write: next time
+                self._watch.checkpoint(here.connected)
+            self._end(here)
 
     def rollback(self, here: Transaction) -> None:
         """End the transaction of the database, if it has begun, without its changes."""
@@ -287,15 +251,15 @@ class SQLiteStorage(TableStorage):
     def _connection(self) -> "Connection":
         """Return the connection of this thread."""
         connection = self._connections.get(threading.get_ident())
-        if connection is None or not self._is_ready:
+        if connection is None or not self._is_open:
             with self._opening:
                 connection = connection or self._open()
-                if not self._is_ready:
+                if not self._is_open:
                     self._prepare(connection)
         return connection
 
     def _open(self) -> "Connection":
-        if not self._is_ready:
+        if not self._is_open:
             self._create()
         with nullcontext() if self._connections else self._watch.opening():
             # mode=rw: a file that has gone is an error, not an empty storage.
@@ -352,7 +316,7 @@ class SQLiteStorage(TableStorage):
         finally:
             if connection.in_transaction:  # `executescript` has committed
                 connection.execute("COMMIT")
-        self._is_ready = True
+        self._is_open = True
 
     def _drop_connection(self) -> None:
         with _statement, self._opening:

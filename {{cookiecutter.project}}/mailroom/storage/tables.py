@@ -1,12 +1,15 @@
 """The tables of the package in any database, in the SQL of SQLite; `databases.py` knows how others say it."""
 
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from mailroom.storage import HANDLED_KEPT, Storage, StoredRow, Transaction
+from mailroom import outbox
+from mailroom.storage import HANDLED_KEPT, NONE, Row, Storage, StoredRow, Tables, Transaction, checked
 
 SWEEP_INTERVAL = 3600  # seconds
 
@@ -14,11 +17,11 @@ STATES = """
     CREATE TABLE states (
         key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, changed REAL NOT NULL, PRIMARY KEY (key, sender)
     ) WITHOUT ROWID"""
-HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest BLOB PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
+HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
 
 SELECT = "SELECT state, changed FROM states WHERE key = ? AND sender = ?"
 UPSERT = """
-    INSERT INTO states VALUES (?, ?, ?, ?)
+    INSERT INTO states (key, sender, state, changed) VALUES (?, ?, ?, ?)
     ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state, changed = excluded.changed
     WHERE states.state <> excluded.state"""
 DELETE = "DELETE FROM states WHERE key = ? AND sender = ?"
@@ -27,17 +30,35 @@ NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
 
 
 class TableStorage(Storage):
-    """A storage in these tables. A subclass says how to `fetch` and `execute`, and how it holds a text."""
+    """A storage in these tables. A subclass says how to `fetch` and `execute`, and how a transaction begins and ends."""
 
+    _shown: str
+    _tables: list[Tables]
+    _is_open = False  # and has all its tables
     _next_sweep = 0.0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def create_tables(self, tables: Tables) -> None:
+        self._tables.append(tables)
+        self._is_open = False
 
     def cells(self, *texts: str | None) -> tuple[Any, ...]:
         """Return what stands for these texts in the database; raise `StorageError` for one that it cannot hold."""
-        raise NotImplementedError
+        return checked(*texts)[: len(texts)]
 
     def value(self, cell: Any) -> Any:
         """Return the text for which a cell stands."""
-        return cell
+        return None if cell == NONE else cell
+
+    def now(self) -> Any:
+        """Return what stands for this moment in the column `changed`."""
+        return time.time()
+
+    def seconds(self, cell: Any) -> float:
+        """Return the seconds since the epoch for which a cell of this column stands."""
+        return float(cell)
 
     def clear(self) -> None:
         """Forget every state and note; raise `RuntimeError` when the storage is protected."""
@@ -45,7 +66,7 @@ class TableStorage(Storage):
         with self.transaction() as here:
             self.begin(here)
             for table in ("states", "handled", "outbox", "outgoing"):
-                self.execute(here, f"DELETE FROM {table}")
+                self.execute(here, f"DELETE FROM {table}", ())
 
     def read(self, key: str | None, sender: str | None) -> str:
         """Return the stored state, or `START`."""
@@ -59,13 +80,13 @@ class TableStorage(Storage):
         while page:
             for *cells, changed in page:
                 key, sender, state = map(self.value, cells)
-                yield key, sender, state, changed
+                yield key, sender, state, self.seconds(changed)
             page = self.fetch(NEXT_PAGE, page[-1][:2])
 
     def changed(self, key: str | None, sender: str | None) -> float | None:
         """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
         rows = self.fetch(SELECT, self.cells(key, sender))
-        return rows[0][1] if rows else None
+        return self.seconds(rows[0][1]) if rows else None
 
     def kinds(self) -> Set[tuple[str | None, str]]:
         """Return the different `(key, state)` pairs that are stored."""
@@ -74,12 +95,31 @@ class TableStorage(Storage):
 
     def is_handled(self, digest: bytes) -> bool:
         """Return whether a mail with this digest was handled within the last week."""
-        return bool(self.fetch("SELECT 1 FROM handled WHERE digest = ?", (digest,)))
+        return bool(self.fetch("SELECT 1 FROM handled WHERE digest = ?", (digest.hex(),)))
 
-    def note(self, here: Transaction) -> None:
+    def write(self, here: Transaction, rows: Iterable[Row]) -> None:
+        """Write `(key, sender, state)` rows within the transaction of the database."""
+        changes = (self._change(*row) for row in rows)
+        # By the same order everywhere, so that two of these do not wait for each other.
+        while page := sorted(islice(changes, 1000), key=lambda change: repr(change[1][:2])):
+            for statement, group in groupby(page, key=itemgetter(0)):
+                self.execute(here, statement, *map(itemgetter(1), group))
+
+    def _change(self, key: str | None, sender: str | None, state: str) -> tuple[str, tuple[Any, ...]]:
+        row = self.cells(key, sender, state)
+        return (DELETE, row[:2]) if state == ROUTE_FIRST_STATE else (UPSERT, (*row, self.now()))
+
+    def keep(self, here: Transaction) -> None:
+        """Write states, outgoing mail and, if there is anything to keep, the note of a mail, before the commit."""
+        self.write(here, here.changes())
+        outbox.store(here)
+        if here.note and here.has_written:
+            self._note(here, here.note)
+
+    def _note(self, here: Transaction, digest: bytes) -> None:
         """Note that this mail was handled, and forget now and then which ones were long ago."""
         now = time.time()
-        self.execute(here, "INSERT INTO handled VALUES (?, ?)", (here.note, now))
+        self.execute(here, "INSERT INTO handled (digest, at) VALUES (?, ?)", (digest.hex(), now))
         if now > self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self.execute(here, "DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))

@@ -40,8 +40,7 @@ PATH = re.compile(
 )
 # RFC 5321, section 4.1.2, and dots anywhere, which some providers allow.
 MAILBOX = re.compile(
-    r"(?:[a-z0-9.!#$%&'*+/=?^_`{|}~-]+|\"(?:[ !#-\[\]-~]|\\[ -~])*\")@(?:[a-z0-9._-]+|\[[!-Z^-~]+\])",
-    re.IGNORECASE,
+    r"(?:[a-z0-9.!#$%&'*+/=?^_`{|}~-]+|\"(?:[ !#-\[\]-~]|\\[ -~])*\")@(?:[a-z0-9._-]+|\[[!-Z^-~]+\])", re.IGNORECASE
 )
 SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 

@@ -58,13 +58,7 @@ class Relay(server.Relay):
     needs_outbox = True  # it can fail, so that mail must be able to wait
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        username: str = "",
-        password: str = "",
-        tls: bool = False,
-        timeout: float = TIMEOUT,
+        self, host: str, port: int, username: str = "", password: str = "", tls: bool = False, timeout: float = TIMEOUT
     ) -> None:
         super().__init__(host, port, username, password, starttls=tls)
         if username and not tls and not _is_this_machine(host):

@@ -18,16 +18,7 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from mailroom.settings import PASSWORD_IN_URL
-from mailroom.storage import (
-    MAX_KEY,
-    MAX_SENDER,
-    MAX_STATE,
-    StorageError,
-    Tables,
-    Transaction,
-    current,
-    failing,
-)
+from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE, StorageError, Tables, Transaction, current, failing
 from mailroom.storage.databases import DATABASES, PostgreSQL, text
 from mailroom.storage.locks import lock_number
 from mailroom.storage.servers import has_written, refuse_end, run
@@ -45,10 +36,7 @@ STATES = sqlalchemy.Table(
     Column("changed", Double, nullable=False),  # seconds since the epoch, as the next one
 )
 HANDLED = sqlalchemy.Table(
-    "handled",
-    METADATA,
-    Column("digest", text(64), primary_key=True),
-    Column("at", Double, nullable=False, index=True),
+    "handled", METADATA, Column("digest", text(64), primary_key=True), Column("at", Double, nullable=False, index=True)
 )
 OUTGOING = sqlalchemy.Table(
     "outgoing",

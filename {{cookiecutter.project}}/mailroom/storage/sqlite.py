@@ -15,16 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mailroom import outbox
-from mailroom.storage import (
-    LOG,
-    SLOW_TRANSACTION,
-    StorageError,
-    Tables,
-    Transaction,
-    copies,
-    failing,
-    handler_name,
-)
+from mailroom.storage import LOG, SLOW_TRANSACTION, StorageError, Tables, Transaction, copies, failing, handler_name
 from mailroom.storage.locks import FairLock, FileLocks, lock_number
 from mailroom.storage.tables import HANDLED, STATES, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch

@@ -31,15 +31,6 @@ MAX_RECIPIENTS = 50  # in one SMTP transaction
 BACKLOG = 200  # rows, with which new mail queues behind
 ALL = 10**9
 
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS outgoing (
-        id INTEGER PRIMARY KEY, sender TEXT NOT NULL, data BLOB NOT NULL, created REAL NOT NULL
-    )""",
-    """CREATE TABLE IF NOT EXISTS outbox (
-        mail INTEGER NOT NULL, recipient TEXT NOT NULL, due REAL, tries INTEGER NOT NULL, answer TEXT,
-        PRIMARY KEY (mail, recipient)
-    ) WITHOUT ROWID""",
-)
 SELECT = """
     SELECT mail, recipient, due, tries, answer, sender, length(data), created
     FROM outbox JOIN outgoing ON outgoing.id = mail WHERE {} ORDER BY mail, recipient LIMIT ?"""

@@ -15,11 +15,11 @@ import sqlalchemy
 from salmon.routing import Router
 from salmon.server import SMTPError
 from sqlalchemy import Column
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mailroom.storage import StorageError
-from mailroom.storage.databases import text
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage, _database
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, refused
 from tests.mailroom.storage import ENVIRONMENT
@@ -64,6 +64,15 @@ class Post(Base):
 def storage_url(url):
     """Return the URL for SQLAlchemy itself, which has other drivers by default."""
     return sqlalchemy.make_url(url).set(drivername=_database(url, 1, 1, 1).names[0])
+
+
+def text(length):
+    """Return the type of a text in the table of version 0.1."""
+    return (
+        sqlalchemy.String(length)
+        .with_variant(postgresql.VARCHAR(length, collation="C"), "postgresql")
+        .with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mariadb")
+    )
 
 
 def old_table():

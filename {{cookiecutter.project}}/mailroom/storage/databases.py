@@ -4,33 +4,28 @@ A class says how a URL names the database, how its driver gives up in time (time
 of the SQL for SQLite, and how a transaction begins and locks a sender, by a number of 64 bits.
 """
 
+import re
 from typing import Any
 
-from sqlalchemy import URL, Engine, String, event
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy import URL, Engine, event
 
 from mailroom.storage.servers import limit_waiting, lock_refused, mariadb, postgresql_begin
 
 DEADLOCK = 1213  # in MariaDB: everything was rolled back, and what came next would be committed at once
 
 
-def text(length: int) -> String:
-    """Return the type of a column that holds at most `length` characters and compares octets.
-
-    A collation for people would fold what is not the same, and its order changes with the
-    system's C library, under the index.
-    """
-    return (
-        String(length)
-        .with_variant(postgresql.VARCHAR(length, collation="C"), "postgresql")
-        .with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mariadb")
-    )
-
-
 class PostgreSQL:
     """The lock is an advisory one of the transaction; the server ends both when the worker dies."""
 
     names: tuple[str, ...] = ("postgresql+psycopg", "postgresql", "postgres")
+    # Texts are compared octet by octet: a collation for people would fold what is not the same, and its order changes
+    # with the system's C library, under the index.
+    types = {
+        r"VARCHAR.*?\)|TEXT": r'\g<0> COLLATE "C"',
+        "REAL": "DOUBLE PRECISION",
+        "BLOB": "BYTEA",
+        "INTEGER": "BIGINT",
+    }
     is_in_memory = False
 
     def __init__(self, url: URL, connect_timeout: float, statement_timeout: float, lock_timeout: float) -> None:
@@ -42,6 +37,12 @@ class PostgreSQL:
     def sql(self, statement: str) -> str:
         """Return what this database makes of a statement in the SQL of SQLite."""
         return statement.replace("?", "%s")
+
+    def with_types(self, statement: str) -> str:
+        """Return such a statement, which names types of columns, with those of this database."""
+        for name, ours in self.types.items():
+            statement = re.sub(name, ours, statement)
+        return self.sql(statement)
 
     def arguments(self) -> dict[str, Any]:
         """Return what the driver gets to connect."""
@@ -84,6 +85,12 @@ class MariaDB(PostgreSQL):
     """The lock is a named one of the session, released when the connection returns to the pool."""
 
     names = ("mariadb+pymysql", "mariadb")
+    types = {
+        r"VARCHAR.*?\)|TEXT": r"\g<0> CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+        "REAL": "DOUBLE",
+        "BLOB": "LONGBLOB",
+        "INTEGER": "BIGINT",
+    }
 
     def sql(self, statement: str) -> str:
         return super().sql(mariadb(statement))
@@ -120,6 +127,7 @@ class SQLite(PostgreSQL):
     """For tests. A transaction locks every sender: SQLite has one writer at a time."""
 
     names = ("sqlite",)
+    types = {}
 
     def sql(self, statement: str) -> str:
         return statement

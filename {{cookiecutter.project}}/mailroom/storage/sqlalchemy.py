@@ -12,49 +12,19 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, LargeBinary, Text, event
-from sqlalchemy.dialects.mysql import LONGBLOB
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from mailroom.settings import PASSWORD_IN_URL
-from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE, StorageError, Tables, Transaction, current, failing
-from mailroom.storage.databases import DATABASES, PostgreSQL, text
+from mailroom.storage import StorageError, Tables, Transaction, current, failing
+from mailroom.storage.databases import DATABASES, PostgreSQL
 from mailroom.storage.locks import lock_number
 from mailroom.storage.servers import has_written, refuse_end, run
-from mailroom.storage.tables import TableStorage
+from mailroom.storage.tables import ADD_CHANGED, COLUMNS, TableStorage
 
 PREPARE_PATIENCE = 60  # seconds, while other workers create the tables
 
-METADATA = sqlalchemy.MetaData()
-STATES = sqlalchemy.Table(
-    "states",
-    METADATA,
-    Column("key", text(MAX_KEY), primary_key=True),
-    Column("sender", text(MAX_SENDER), primary_key=True),
-    Column("state", text(MAX_STATE), nullable=False),
-    Column("changed", Double, nullable=False),  # seconds since the epoch, as the next one
-)
-HANDLED = sqlalchemy.Table(
-    "handled", METADATA, Column("digest", text(64), primary_key=True), Column("at", Double, nullable=False, index=True)
-)
-OUTGOING = sqlalchemy.Table(
-    "outgoing",
-    METADATA,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("sender", text(MAX_SENDER), nullable=False),
-    Column("data", LargeBinary().with_variant(LONGBLOB, "mariadb"), nullable=False),
-    Column("created", Double, nullable=False),
-)
-OUTBOX = sqlalchemy.Table(
-    "outbox",
-    METADATA,
-    Column("mail", BigInteger, primary_key=True, autoincrement=False),
-    Column("recipient", text(MAX_SENDER), primary_key=True),
-    Column("due", Double),
-    Column("tries", Integer, nullable=False),
-    Column("answer", Text),
-)
 T = TypeVar("T")
 
 
@@ -200,11 +170,14 @@ class SQLAlchemyStorage(TableStorage):
                 if not isinstance(error.__cause__, TimeoutError) or time.monotonic() > deadline:
                     raise
         with here.connected as connection:
-            METADATA.create_all(connection)
-            columns = [column["name"] for column in sqlalchemy.inspect(connection).get_columns(STATES.name)]
-            if "changed" not in columns:  # a constant default changes no row, be there a million
-                column = sqlalchemy.schema.CreateColumn(STATES.c.changed).compile(dialect=self._engine.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE states ADD COLUMN {column} DEFAULT {time.time():.0f}")
+            inspector, with_types = sqlalchemy.inspect(connection), self._database.with_types
+            for name, columns in COLUMNS.items():
+                if not inspector.has_table(name):
+                    connection.exec_driver_sql(with_types(f"CREATE TABLE {name} ({columns})"))
+                    if name == "handled":  # so that who forgets old ones does not wait for new ones
+                        connection.exec_driver_sql("CREATE INDEX handled_at ON handled (at)")
+            if "changed" not in [column["name"] for column in inspector.get_columns("states")]:
+                connection.exec_driver_sql(with_types(ADD_CHANGED.format(time.time())))
             for tables in self._tables:
                 tables(connection)
             connection.commit()

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from mailroom import outbox
 from mailroom.storage import LOG, SLOW_TRANSACTION, StorageError, Tables, Transaction, copies, failing, handler_name
 from mailroom.storage.locks import FairLock, FileLocks, lock_number
-from mailroom.storage.tables import HANDLED, STATES, TableStorage
+from mailroom.storage.tables import ADD_CHANGED, COLUMNS, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
 CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
@@ -78,7 +78,6 @@ class SQLiteStorage(TableStorage):
         return tuple(map(_cell, texts))
 
     def value(self, cell: Any) -> Any:
-        """Return the text for which a cell stands."""
         if isinstance(cell, bytes):
             return cell.decode("utf-8", "surrogatepass") if cell else None
         return cell
@@ -88,7 +87,6 @@ class SQLiteStorage(TableStorage):
             here.has_written |= here.connected.executemany(sql, rows).rowcount > 0
 
     def refuse_damaged(self) -> None:
-        """Raise `StorageError` when SQLite finds damage in the file."""
         self.open()
         with self._failing():
             copies.refuse_damaged(self._connection())
@@ -161,7 +159,6 @@ class SQLiteStorage(TableStorage):
             self._end(here)
 
     def rollback(self, here: Transaction) -> None:
-        """End the transaction of the database, if it has begun, without its changes."""
         if here.connected is not None:
             with suppress(sqlite3.Error):
                 here.connected.unprotect()
@@ -293,13 +290,11 @@ class SQLiteStorage(TableStorage):
         """Add what is missing in a new file, or in one of version 0.1. Other workers may start at the same moment."""
         connection.execute("BEGIN IMMEDIATE")
         try:
-            columns = [row[1] for row in connection.execute("PRAGMA table_info(states)")]
-            if not columns:
-                connection.execute(STATES)
-            elif "changed" not in columns:  # a constant default changes no row, be there a million
-                connection.execute(f"ALTER TABLE states ADD COLUMN changed REAL NOT NULL DEFAULT {time.time():.0f}")
-            for table in (HANDLED, *outbox.TABLES):
-                connection.execute(table)
+            for name, columns in COLUMNS.items():
+                rowid = "" if name == "outgoing" else "WITHOUT ROWID"
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) {rowid}")
+            if "changed" not in [row[1] for row in connection.execute("PRAGMA table_info(states)")]:
+                connection.execute(ADD_CHANGED.format(time.time()))
             if self._watch.alone_at:
                 connection.execute(outbox.RELEASE_OLDER, (time.time(), time.time(), self._watch.alone_at))
             for tables in self._tables:

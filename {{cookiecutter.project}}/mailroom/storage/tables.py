@@ -9,15 +9,36 @@ from typing import Any
 from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom import outbox
-from mailroom.storage import HANDLED_KEPT, NONE, Row, Storage, StoredRow, Tables, Transaction, checked
+from mailroom.storage import (
+    HANDLED_KEPT,
+    MAX_KEY,
+    MAX_SENDER,
+    MAX_STATE,
+    NONE,
+    Row,
+    Storage,
+    StoredRow,
+    Tables,
+    Transaction,
+    checked,
+)
 
 SWEEP_INTERVAL = 3600  # seconds
 
-STATES = """
-    CREATE TABLE states (
-        key TEXT NOT NULL, sender TEXT NOT NULL, state TEXT NOT NULL, changed REAL NOT NULL, PRIMARY KEY (key, sender)
-    ) WITHOUT ROWID"""
-HANDLED = "CREATE TABLE IF NOT EXISTS handled (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
+COLUMNS = {  # times in seconds since the epoch
+    "states": f"""
+        key VARCHAR({MAX_KEY}) NOT NULL, sender VARCHAR({MAX_SENDER}) NOT NULL, state VARCHAR({MAX_STATE}) NOT NULL,
+        changed REAL NOT NULL, PRIMARY KEY (key, sender)""",
+    "handled": "digest VARCHAR(64) NOT NULL PRIMARY KEY, at REAL NOT NULL",
+    "outgoing": f"""
+        id INTEGER NOT NULL PRIMARY KEY, sender VARCHAR({MAX_SENDER}) NOT NULL, data BLOB NOT NULL,
+        created REAL NOT NULL""",
+    "outbox": f"""
+        mail INTEGER NOT NULL, recipient VARCHAR({MAX_SENDER}) NOT NULL, due REAL, tries INTEGER NOT NULL, answer TEXT,
+        PRIMARY KEY (mail, recipient)""",
+}
+# To tables of version 0.1. A constant default changes no row, be there a million.
+ADD_CHANGED = "ALTER TABLE states ADD COLUMN changed REAL NOT NULL DEFAULT {:.0f}"
 
 SELECT = "SELECT state, changed FROM states WHERE key = ? AND sender = ?"
 UPSERT = """
@@ -65,17 +86,15 @@ class TableStorage(Storage):
         self.refuse_when_protected()
         with self.transaction() as here:
             self.begin(here)
-            for table in ("states", "handled", "outbox", "outgoing"):
+            for table in COLUMNS:
                 self.execute(here, f"DELETE FROM {table}", ())
 
     def read(self, key: str | None, sender: str | None) -> str:
-        """Return the stored state, or `START`."""
         rows = self.fetch(SELECT, self.cells(key, sender))
         state: str = self.value(rows[0][0]) if rows else ROUTE_FIRST_STATE
         return state
 
     def rows(self) -> Iterator[StoredRow]:
-        """Yield `(key, sender, state, changed)` rows by a page at a time."""
         page = self.fetch(FIRST_PAGE)
         while page:
             for *cells, changed in page:
@@ -84,21 +103,17 @@ class TableStorage(Storage):
             page = self.fetch(NEXT_PAGE, page[-1][:2])
 
     def changed(self, key: str | None, sender: str | None) -> float | None:
-        """Return when this state changed, in seconds since the epoch; None for one that is not stored."""
         rows = self.fetch(SELECT, self.cells(key, sender))
         return self.seconds(rows[0][1]) if rows else None
 
     def kinds(self) -> Set[tuple[str | None, str]]:
-        """Return the different `(key, state)` pairs that are stored."""
         kinds = self.fetch("SELECT DISTINCT key, state FROM states")
         return {(self.value(key), self.value(state)) for key, state in kinds}
 
     def is_handled(self, digest: bytes) -> bool:
-        """Return whether a mail with this digest was handled within the last week."""
         return bool(self.fetch("SELECT 1 FROM handled WHERE digest = ?", (digest.hex(),)))
 
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
-        """Write `(key, sender, state)` rows within the transaction of the database."""
         changes = (self._change(*row) for row in rows)
         # By the same order everywhere, so that two of these do not wait for each other.
         while page := sorted(islice(changes, 1000), key=lambda change: repr(change[1][:2])):

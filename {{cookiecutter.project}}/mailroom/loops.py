@@ -23,10 +23,7 @@ class ReplyLimit:
         self._numbers: Counter[str] = Counter()
 
     def is_reached(self, address: str, more: int = 0) -> bool:
-        """Return whether `address` has had `replies_per_hour` replies in the last hour, with `more` to come.
-
-        Or its domain `DOMAIN` times as many.
-        """
+        """Return whether `address` has had its replies of the last hour, with `more` to come, or its domain has."""
         while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
             _, answered = self._sent.popleft()
             for counted in (answered, _domain(answered)):
@@ -38,12 +35,10 @@ class ReplyLimit:
         return self._numbers[address] + more >= self.replies_per_hour
 
     def count(self, address: str, replies: int) -> None:
-        """Count that many `replies` to `address`."""
         self._sent.extend([(self.clock(), address)] * replies)
         self._numbers.update([address, _domain(address)] * replies)
 
     def clear(self) -> None:
-        """Forget all that was counted."""
         self._sent.clear()
         self._numbers.clear()
 

@@ -85,7 +85,6 @@ class Machines:
                 self._signs.setdefault(header, []).append((re.compile(sign.pattern, re.IGNORECASE), sign))
 
     def wrote(self, message: "mailroom.message.Message") -> bool:
-        """Return whether a program sent this mail."""
         found = set()
         for name, value in self._values(message):
             for pattern, sign in self._signs[name]:

@@ -101,7 +101,6 @@ class Message(MailRequest):
         return bool(self.bounce.probable(threshold))
 
     def body(self) -> str:
-        """Return `text`."""
         return self.text
 
     @cached_property

@@ -47,7 +47,6 @@ def texts_and_files(mail: Part) -> tuple[list[Part], list[Part]]:
 
 
 def inner(part: Part) -> list[Part]:
-    """Return the parts of a part."""
     payload: Any = part.get_payload() if part.is_multipart() else []
     return list(payload)
 
@@ -101,7 +100,6 @@ def text(part: Part) -> str:
 
 
 def attachment(part: Part) -> Attachment:
-    """Return a part as an `Attachment`."""
     kind, disposition = part.get_content_type(), part.get_content_disposition()
     name = one_line(re.split(r"[/\\]", _file_name(part))[-1])
     name = re.sub(r'[<>:"|?*]', "_", name).encode()[-MAX_NAME:].decode("utf-8", "ignore").strip(" .")

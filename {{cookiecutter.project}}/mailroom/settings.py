@@ -22,6 +22,7 @@ __all__ = ["KEY", "LOGIN", "NAMES", "TEXT", "Env", "refuse", "validate"]
 KEY_LENGTH = 32  # characters of a signing key
 HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
 LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")
+PRINTABLE = r"[^\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
 PASSWORD_IN_URL = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)[^&'\"]*")
 
@@ -119,24 +120,13 @@ class Address(fields.String):
         return f"{local_part}@{host.lower()}"
 
 
-def TEXT(value: str) -> None:
-    """Accept text of one line that is not empty."""
-    if not value or not value.isprintable():
-        raise ValidationError("must be printable text")
-
-
-def LOGIN(value: str) -> None:
-    """Accept what `smtplib` can send as a user name or a password."""
-    if not (value.isascii() and value.isprintable()):
-        raise ValidationError("must be printable ASCII; for example news")
-
-
-def KEY(value: str) -> None:
-    """Accept a signing key, or none."""
-    if value and (len(value) < KEY_LENGTH or not value.isprintable()):
-        raise ValidationError(
-            f"must be at least {KEY_LENGTH} characters of printable text; for example what `openssl rand -hex 32` prints"
-        )
+# Text of one line; what `smtplib` can send as a user name or a password; and a signing key, or none.
+TEXT = validate.Regexp(rf"{PRINTABLE}+\Z", error="must be printable text")
+LOGIN = validate.Regexp(r"[ -~]*\Z", error="must be printable ASCII; for example news")
+KEY = validate.Regexp(
+    rf"({PRINTABLE}{{{KEY_LENGTH},}})?\Z",
+    error=f"must be at least {KEY_LENGTH} characters of printable text; for example what `openssl rand -hex 32` prints",
+)
 
 
 def NAMES(pattern: str, rule: str) -> Any:

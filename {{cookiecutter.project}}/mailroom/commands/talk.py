@@ -192,7 +192,6 @@ def ask_for_text() -> str:
 
 
 def show(result: Exchange) -> None:
-    """Print a mail and its result."""
     click.echo()
     click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
     for handler in result.handlers:

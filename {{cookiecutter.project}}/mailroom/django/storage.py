@@ -114,7 +114,6 @@ class DjangoStorage(TableStorage):
         mail.run_after_commit()
 
     def begin(self, here: Transaction) -> Any:
-        """Return Django's connection."""
         return here.connected.connection
 
     def commit(self, here: Transaction) -> None:

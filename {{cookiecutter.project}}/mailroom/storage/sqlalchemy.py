@@ -76,7 +76,6 @@ class SQLAlchemyStorage(TableStorage):
             super().clear()
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a statement, in the transaction of this thread or by itself."""
         self.open()
 
         def fetch(pooled: Any) -> list[Any]:

@@ -39,6 +39,7 @@ AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")],
 MAILS = 30  # in each conversation
 OURS = re.compile("(sqlite_.*|states|handled|outgoing|outbox|mail_states_.*|django_migrations)$")  # tables
 Mail = tuple[str, str, list[tuple[str, str]], str]  # sender, recipient, headers, text
+QUIET = hypothesis.settings(deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
 FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
 
@@ -223,9 +224,7 @@ def _addresses(format: str) -> list[str]:
     addresses: list[str] = []
 
     # Of two examples the first is the simplest, and the last counts.
-    @hypothesis.settings(
-        max_examples=2, derandomize=True, deadline=None, suppress_health_check=[*hypothesis.HealthCheck]
-    )
+    @hypothesis.settings(QUIET, max_examples=2, derandomize=True)
     @hypothesis.given(st.lists(address, min_size=20, max_size=20))
     def make_up(made_up: list[str]) -> None:
         addresses[:] = made_up

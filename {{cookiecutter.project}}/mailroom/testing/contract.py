@@ -43,13 +43,11 @@ def refused(code: int) -> Iterator[pytest.ExceptionInfo[SMTPError]]:
 
 
 def locked_get(storage: Any, sender: str) -> Any:
-    """Return the state of `sender`, read in a transaction."""
     with storage.transaction(sender):
         return storage.get(KEY, sender)
 
 
 def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return `work(*arguments)`, called in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -61,7 +59,6 @@ class StorageContract:
     SENDERS = [*STRINGS, "", None]  # None is no sender; it is not the null sender, which is empty
 
     def rows(self, storage: Any) -> list[Row]:
-        """Return all `(key, sender, state)` rows."""
         return list(storage)
 
     def test_a_new_sender_is_at_start_and_has_no_row(self, storage: Any) -> None:
@@ -136,9 +133,7 @@ class TransactionContract(StorageContract):
         assert self.rows(storage) == [(KEY, BOB, "SUBSCRIBED")]
 
     @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
-    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(
-        self, storage: Any, failure: type[BaseException]
-    ) -> None:
+    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(self, storage: Any, failure: Any) -> None:
         with pytest.raises(failure), storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
             raise failure
@@ -213,7 +208,6 @@ class OwnTablesContract(TransactionContract):
         return posts
 
     def write(self, transaction: Transaction, text: str = "hello") -> None:
-        """Write a row of your own."""
         self.execute(transaction.connection, f"INSERT INTO posts VALUES ('{text}')")
 
     def test_own_rows_are_kept_with_the_states(self, storage: Any, posts: Posts) -> None:

@@ -77,7 +77,7 @@ PACKAGE = [
     ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),
     ("test_room.py", "room.py", "in message.transaction.changes()", "in ()"),
     ("test_room.py", "room.py", "message.transaction.handled(_digest(message))", "False"),
-    ("test_room.py", "room.py", "if _can_come_twice(message) and", "if"),
+    ("test_room.py", "room.py", "if can_come_twice and", "if"),
     ("test_room.py", "room.py", "message.transaction.mail.remove(envelope)", "pass"),
     ("test_room.py", "room.py", "replies = self._limit_replies(message)\n", COUNTED_TOO_EARLY),
     ("test_room.py", "machines.py", "(bulk|list|junk|auto", "(bulk|list|auto"),

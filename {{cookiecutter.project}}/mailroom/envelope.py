@@ -29,11 +29,6 @@ class Envelope:
     recipients: tuple[str, ...]
     data: bytes
 
-    @property
-    def seconds(self) -> float:
-        """How long the relay may take for it."""
-        return seconds_for(len(self.data))
-
     def commands(self, options: str = "") -> list[bytes]:
         """Return the commands before the content; raise `ValueError` for an address that cannot be sent."""
         paths = [f"<{address.strip('<>')}>" for address in (self.sender, *self.recipients)]

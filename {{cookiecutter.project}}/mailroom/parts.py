@@ -37,9 +37,10 @@ def texts_and_files(mail: Part) -> tuple[list[Part], list[Part]]:
     while todo:
         part, role = todo.pop()
         kind = part.get_content_type()
+        is_file = part.get_content_disposition() == "attachment" or (part is not mail and bool(_file_name(part)))
         if part.is_multipart() and kind.startswith("multipart/"):
             todo.extend(reversed(_inner(inner(part), kind, role)))
-        elif not _is_text(part) or _is_file(part, mail) or role is FILE:
+        elif not _is_text(part) or is_file or role is FILE:
             files.append(part)
         elif role is READ:
             texts.append(part)
@@ -70,10 +71,6 @@ def _worth(part: Part) -> int:
 def _is_text(part: Part) -> bool:
     """Return whether people read this part; a multipart without parts has lost its boundary."""
     return part.get_content_type() in ("text/plain", "text/html") or part.get_content_maintype() == "multipart"
-
-
-def _is_file(part: Part, mail: Part) -> bool:
-    return part.get_content_disposition() == "attachment" or (part is not mail and bool(_file_name(part)))
 
 
 def octets(part: Part) -> bytes:

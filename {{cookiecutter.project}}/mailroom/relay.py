@@ -15,7 +15,7 @@ from salmon import server
 from salmon.server import SMTPError
 
 from mailroom import storage
-from mailroom.envelope import Envelope, make_envelope
+from mailroom.envelope import Envelope, make_envelope, seconds_for
 from mailroom.settings import refuse
 
 IMPLICIT_TLS = 465  # the port
@@ -117,12 +117,12 @@ class Relay(server.Relay):
                 raise SMTPError(code, text) from LookupError(f"{recipient}: {answer}")
 
     def transfer(self, envelope: Envelope) -> dict[str, Answer]:
-        """Send one `Envelope` within its `seconds`, and return the relay's `Answer` for each recipient.
+        """Send one `Envelope` within `seconds_for` it, and return the relay's `Answer` for each recipient.
 
         Raises `Unreachable` when the relay takes no mail at all, and another `OSError` or `smtplib.SMTPException`
         when the connection ended in the middle of this one.
         """
-        deadline = time.monotonic() + envelope.seconds
+        deadline = time.monotonic() + seconds_for(len(envelope.data))
         with self._one_mail:
             try:
                 answers = self._offer(envelope, deadline)

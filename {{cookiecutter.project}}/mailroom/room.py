@@ -172,7 +172,9 @@ class Mailroom:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
         mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
         with self.transaction(message.From, stateless=message.is_automated) as message.transaction:
-            if _can_come_twice(message) and message.transaction.handled(_digest(message)):
+            # Equal octets without Message-ID and Received are no mail sent again: somebody wrote it twice.
+            can_come_twice = "message-id" in message.base or "received" in message.base
+            if can_come_twice and message.transaction.handled(_digest(message)):
                 LOG.info("handled before: %s", mail)
                 return
             if not message.is_automated:
@@ -240,11 +242,6 @@ def current() -> Mailroom:
     """Return the `Mailroom` that `config.boot` or `config.testing` has put into Salmon's settings."""
     room: Mailroom = import_settings(False).room
     return room
-
-
-def _can_come_twice(message: Message) -> bool:
-    """Return whether equal octets are one mail sent again: without Message-ID and Received, somebody wrote it twice."""
-    return "message-id" in message.base or "received" in message.base
 
 
 def _digest(message: Message) -> bytes:

@@ -76,7 +76,11 @@ def decoded_header(value: str) -> str:
         if between.strip() or not words:  # space between encoded words is none: RFC 2047, section 6.2
             words.append((None, _octets(between)))
         charset = word[1].partition("*")[0].lower()  # RFC 2231, section 5: a language may follow
-        octets = _from_base64(word[3]) if word[2] in "bB" else quopri.decodestring(_octets(word[3]), header=True)
+        if word[2] in "qQ":
+            octets = quopri.decodestring(_octets(word[3]), header=True)
+        else:  # base64, also without padding or cut off
+            digits = re.sub("[^A-Za-z0-9+/]", "", word[3])
+            octets = b64decode(digits[: len(digits) - (len(digits) % 4 == 1)] + "==")
         words.append((charset, octets))
         end = word.end()
     words.append((None, _octets(value[end:])))
@@ -87,12 +91,6 @@ def decoded_header(value: str) -> str:
 
 def _octets(value: str) -> bytes:
     return value.encode("utf-8", "surrogateescape")
-
-
-def _from_base64(word: str) -> bytes:
-    """Return what base64 holds, also without padding or cut off."""
-    word = re.sub("[^A-Za-z0-9+/]", "", word)
-    return b64decode(word[: len(word) - (len(word) % 4 == 1)] + "==")
 
 
 def text_of_html(html: str) -> str:

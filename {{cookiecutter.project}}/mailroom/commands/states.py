@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from email.utils import parseaddr
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 import click
 from salmon.routing import ROUTE_FIRST_STATE
@@ -57,11 +57,7 @@ def list_(
     python operate.py states list --state CONFIRMING --older-than 30d --to news
     python operate.py states list --sender '*@people.example' --json
     """
-
-    def is_wanted(address: str) -> bool:
-        return fnmatchcase(address.lower(), sender.lower())
-
-    for row in rows_in(storage, state, to, is_wanted, older_than):
+    for row in rows_in(storage, state, to, re.compile(translate(sender.lower())).match, older_than):
         show_row(row, as_json)
 
 
@@ -216,11 +212,15 @@ def as_salmon_writes(sender: str) -> str:
 def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[StoredRow]:
     """Return the rows of a sender, who may have been written otherwise by an older application."""
     spellings = {sender.lower(), as_salmon_writes(sender)}
-    return list(rows_in(storage, None, to, lambda address: address.lower() in spellings))
+    return list(rows_in(storage, None, to, spellings.__contains__))
 
 
 def rows_in(
-    storage: Storage, state: str | None, to: str | None, is_wanted: Callable[[str], bool], older_than: int | None = None
+    storage: Storage,
+    state: str | None,
+    to: str | None,
+    is_wanted: Callable[[str], object],
+    older_than: int | None = None,
 ) -> Iterator[StoredRow]:
     """Yield the rows of senders that `is_wanted`; `state`, `to` and `older_than` (seconds) select rows unless None.
 
@@ -233,7 +233,7 @@ def rows_in(
         there.add(found)
         if older_than is not None and changed is None:
             raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
-        if state in (None, found) and is_wanted(sender or ""):
+        if state in (None, found) and is_wanted((sender or "").lower()):
             if to is None or key in [key_at(module, sender, to) for module in modules]:
                 if older_than is None or is_old(changed, older_than):
                     yield row

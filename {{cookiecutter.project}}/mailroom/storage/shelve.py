@@ -13,7 +13,7 @@ from typing import Any
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
-from mailroom.storage import Row, StoredRow, failing
+from mailroom.storage import StoredRow, failing
 from mailroom.storage.joined import JoinedStorage
 
 
@@ -27,8 +27,11 @@ class ShelveStorage(JoinedStorage):
     ASCII: 554 for any other.
     """
 
+    _lock_file: int | None = None
+    _was_open = False
+
     def __init__(self, path: str | os.PathLike[str], protected: bool = False) -> None:
-        super().__init__(_Shelf(os.path.abspath(path)))
+        super().__init__(routing.ShelveStorage(os.path.abspath(path)))
         self.path = self.states.database_path
         self.protected = protected
         self._shown = os.fspath(path)
@@ -37,78 +40,63 @@ class ShelveStorage(JoinedStorage):
         return f"<{type(self).__name__} {self._shown}>"
 
     def open(self) -> None:
-        with self.states.opened():
+        with self._opened():
             pass
 
     def close(self) -> None:
         """Release the shelf for another process."""
-        self.states.release()
+        file, self._lock_file = self._lock_file, None
+        if file is not None:
+            os.close(file)
 
     def clear(self) -> None:
         self.refuse_when_protected()
-        super().clear()
+        with self.one_mail, self._opened() as shelf:
+            shelf.clear()
+            self.database.clear()
+
+    def read(self, key: Any, sender: str | None) -> str:
+        with self.one_mail, self._opened() as shelf:
+            return str(shelf.get(self.states.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE))
 
     def rows(self) -> Iterator[StoredRow]:
         """Yield `(key, sender, state, None)` rows: a shelf does not know when a state changed."""
-        with self.states.opened() as shelf:
+        with self._opened() as shelf:
             rows = list(shelf.items())
         for cell, state in rows:
             key, sender = ast.literal_eval(cell)
             yield key.decode("ascii"), sender, state, None
 
-    def _store(self, rows: Iterable[Row]) -> None:
-        self.states.set_all(rows)
-
-
-class _Shelf(routing.ShelveStorage):
-    """Salmon's storage, locked against a second process, and closed after each call, also one that failed."""
-
-    _lock_file = None
-    _was_open = False
-
-    def get(self, key: str, sender: str | None) -> str:
-        with self.opened() as shelf:
-            return str(shelf.get(self.key(key.encode("ascii"), sender), ROUTE_FIRST_STATE))
-
-    def set_all(self, rows: Iterable[Any]) -> None:
-        with self.opened() as shelf:
+    def _store(self, rows: Iterable[Any]) -> None:
+        with self._opened() as shelf:
             for key, sender, state in rows:
-                cell = self.key(key.encode("ascii"), sender)
+                cell = self.states.key(key.encode("ascii"), sender)
                 if state == ROUTE_FIRST_STATE:
                     shelf.pop(cell, None)
                 else:
                     shelf[cell] = state
 
-    def clear(self) -> None:
-        with self.opened() as shelf:
-            shelf.clear()
-
-    def release(self) -> None:
-        file, self._lock_file = self._lock_file, None
-        if file is not None:
-            os.close(file)
-
     @contextmanager
-    def opened(self) -> Iterator["shelve.Shelf[str]"]:
-        with self.lock, failing(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
-            self._open()
-            if not dbm.whichdb(self.database_path):
-                raise FileNotFoundError(f"{self.database_path} has gone, or is no shelf any more")
-            with shelve.open(self.database_path) as shelf:
+    def _opened(self) -> Iterator["shelve.Shelf[str]"]:
+        """Open the shelf, locked against other processes; it is closed after each use, also one that failed."""
+        with self.states.lock, failing(Exception, unfit=UnicodeEncodeError):  # a damaged pickle may raise anything
+            self._lock()
+            if not dbm.whichdb(self.path):
+                raise FileNotFoundError(f"{self.path} has gone, or is no shelf any more")
+            with shelve.open(self.path) as shelf:
                 yield shelf
 
-    def _open(self) -> None:
+    def _lock(self) -> None:
         if self._lock_file is None:
-            Path(self.database_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(self.database_path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
-                raise BlockingIOError(
-                    "another process has this shelf open, and a shelf is for one process; stop that one first"
-                ) from None
+                rule = "another process has this shelf open, and a shelf is for one process; stop that one first"
+                raise BlockingIOError(rule) from None
             self._lock_file = file
         if not self._was_open:
-            dbm.open(self.database_path, "c", 0o600).close()
+            dbm.open(self.path, "c", 0o600).close()
             self._was_open = True

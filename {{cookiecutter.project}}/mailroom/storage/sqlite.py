@@ -210,7 +210,8 @@ class SQLiteStorage(TableStorage):
                 with _statement:
                     connection = self._connection()
                     if time.monotonic() > self._next_check:
-                        self._check()
+                        self._watch.check()
+                        self._next_check = time.monotonic() + CHECK_INTERVAL
                     rows: list[Any] = connection.execute(sql, parameters).fetchall()
                     return rows
             except (sqlite3.Error, OSError) as error:
@@ -218,10 +219,6 @@ class SQLiteStorage(TableStorage):
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise self._failure(error) from error
             time.sleep(random.uniform(0.0005, 0.005))
-
-    def _check(self) -> None:
-        self._watch.check()
-        self._next_check = time.monotonic() + CHECK_INTERVAL
 
     def _failure(self, error: Exception) -> StorageError:
         """Return the `StorageError` for what SQLite or the operating system raised, and give up a broken connection."""

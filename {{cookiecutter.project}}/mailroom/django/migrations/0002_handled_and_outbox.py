@@ -1,13 +1,21 @@
-"""The tables of the outgoing mail."""
+"""The tables of the outgoing mail, and of the notes which mails were handled."""
 
 from django.db import migrations, models
+from django.db.models import DO_NOTHING
 
 from ..models import ExactField
 
 
 class Migration(migrations.Migration):
-    dependencies = [("mail_states", "0002_handled")]
+    dependencies = [("mail_states", "0001_initial")]
     operations = [
+        migrations.CreateModel(
+            name="Handled",
+            fields=[
+                ("digest", ExactField(max_length=64, primary_key=True, serialize=False)),
+                ("at", models.FloatField(db_index=True)),
+            ],
+        ),
         migrations.CreateModel(
             name="Outgoing",
             fields=[
@@ -25,19 +33,14 @@ class Migration(migrations.Migration):
                 ("due", models.FloatField(null=True)),
                 ("tries", models.IntegerField()),
                 ("answer", models.TextField(null=True)),
-                (
-                    "mail",
-                    models.ForeignKey(
-                        db_column="mail",
-                        db_constraint=False,
-                        on_delete=models.deletion.DO_NOTHING,
-                        to="mail_states.outgoing",
-                    ),
-                ),
+                ("mail", models.ForeignKey("outgoing", DO_NOTHING, db_column="mail", db_constraint=False)),
             ],
-            options={"verbose_name": "outbox", "verbose_name_plural": "outbox"},
-        ),
-        migrations.AddConstraint(
-            "Outbox", models.UniqueConstraint(fields=("mail", "recipient"), name="mail_states_outbox_unique")
+            options={
+                "verbose_name": "outbox",
+                "verbose_name_plural": "outbox",
+                "constraints": [
+                    models.UniqueConstraint(fields=["mail", "recipient"], name="mail_states_outbox_unique")
+                ],
+            },
         ),
     ]

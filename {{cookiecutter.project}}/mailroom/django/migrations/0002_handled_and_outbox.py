@@ -33,7 +33,7 @@ class Migration(migrations.Migration):
                 ("due", models.FloatField(null=True)),
                 ("tries", models.IntegerField()),
                 ("answer", models.TextField(null=True)),
-                ("mail", models.ForeignKey("outgoing", DO_NOTHING, db_column="mail", db_constraint=False)),
+                ("mail", models.ForeignKey("mail_states.outgoing", DO_NOTHING, db_column="mail", db_constraint=False)),
             ],
             options={
                 "verbose_name": "outbox",

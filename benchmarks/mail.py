@@ -8,6 +8,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,9 +46,12 @@ class Contestant:
 
         def send():
             batch = mails(10 if self.slow or slow else 1)
-            sent = client.send(batch)
             wanted = Counter(sender for sender, _ in batch) if self.replies else Counter()
-            if (taken := replies_at.taken()) != wanted:
+            started = time.perf_counter()
+            sent = client.send(batch)
+            taken = replies_at.taken(wanted.total())
+            sent.seconds = time.perf_counter() - started  # until the last reply has come
+            if taken != wanted:
                 raise RuntimeError(f"{wanted.total()} replies wanted, {taken.total()} came: {self.application}")
             if self.keeps:
                 self.wanted.update((sender, self.keeps[recipient]) for sender, recipient in batch)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 
@@ -36,11 +37,19 @@ class Sink:
         self.ports = [port]
         self._process = process
 
-    def taken(self):
-        """Return how many mails each recipient has got since the last call, as a `Counter`."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return Counter(json.loads(self._process.stdout.readline()))
+    def taken(self, count=0):
+        """Return how many mails each recipient has got since the last call, as a `Counter`.
+
+        Waits until these are `count`, 60 seconds at most: replies leave in the background.
+        """
+        taken, deadline = Counter(), time.monotonic() + 60
+        while True:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+            taken.update(json.loads(self._process.stdout.readline()))
+            if taken.total() >= count or time.monotonic() > deadline:
+                return taken
+            time.sleep(0.002)
 
 
 class _Connection:

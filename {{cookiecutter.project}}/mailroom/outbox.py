@@ -40,6 +40,7 @@ INSERT = "INSERT INTO outbox (mail, recipient, due, tries) VALUES (?, ?, ?, 0)"
 AHEAD = "SELECT mail, recipient FROM outbox WHERE tries = 0 AND due > ? LIMIT ?"
 CLAIM = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ? AND due = ?"
 SET_BACK = "UPDATE outbox SET due = ?, tries = tries + 1, answer = ? WHERE mail = ? AND recipient = ?"
+RETRY = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ?"
 DELETE = "DELETE FROM outbox WHERE mail = ? AND recipient = ?"
 DELETE_MAIL = "DELETE FROM outgoing WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = outgoing.id)"
 
@@ -196,23 +197,23 @@ def give_up_old(storage: Storage) -> list[Row]:
     return old
 
 
-def retry(storage: Storage, chosen: list[Row]) -> None:
-    """Make rows due now."""
+def retry(storage: Storage, chosen: list[Row]) -> list[Row]:
+    """Make rows due that were refused or set back for long, and return these; a worker may be sending any other."""
+    now = time.time()
+    found = [row for row in chosen if row.due is None or row.due > now + QUEUED + seconds_for(row.octets) + MARGIN]
     with _writing(storage) as here:
-        for row in chosen:
-            storage.execute(
-                here,
-                "UPDATE outbox SET due = ?, tries = 0 WHERE mail = ? AND recipient = ?",
-                (time.time(), row.mail, row.recipient),
-            )
+        for row in found:
+            storage.execute(here, RETRY, (now, row.mail, row.recipient))
+    return found
 
 
-def drop(storage: Storage, chosen: list[Row]) -> None:
-    """Delete rows; nobody sends them any more, unless a worker is at it just now."""
+def drop(storage: Storage, chosen: list[Row]) -> list[Row]:
+    """Delete rows, and return them; nobody sends them any more, unless a worker is at it just now."""
     with _writing(storage) as here:
         for row in chosen:
             storage.execute(here, DELETE, (row.mail, row.recipient))
             storage.execute(here, DELETE_MAIL, (row.mail,))
+    return chosen
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def list_(storage: Storage, as_json: bool) -> None:
         click.echo(f"{len(found)} in all")
 
 
-def chosen(command: Callable[..., None]) -> Any:
+def chosen(command: Callable[..., list[Row]]) -> Any:
     """Pass the rows to a command that its user names by IDs of mails, a recipient, or all of them."""
 
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
@@ -55,10 +55,10 @@ def chosen(command: Callable[..., None]) -> Any:
         found = [row for row in found if to is None or fnmatchcase(row.recipient.lower(), to.lower())]
         if missing := set(ids) - {row.mail for row in found}:
             raise click.ClickException(f"no such mail is waiting: {min(missing)}; `operate.py outbox` lists them")
-        command(storage, found)
-        for row in found:
+        done = command(storage, found)
+        for row in done:
             click.echo(f"{command.__name__}  {row.mail}  {row.recipient}")
-        click.echo(f"{len(found)} in all")
+        click.echo(f"{len(done)} in all{f', {len(found) - len(done)} are due already' if done != found else ''}")
 
     run.__doc__ = command.__doc__
     return run
@@ -66,24 +66,24 @@ def chosen(command: Callable[..., None]) -> Any:
 
 @outbox.command("retry")
 @chosen
-def retry(storage: Storage, found: list[Row]) -> None:
+def retry(storage: Storage, found: list[Row]) -> list[Row]:
     """Let the server send mail now that was set back or refused.
 
     \b
     python operate.py outbox retry --all
     """
-    waiting.retry(storage, found)
+    return waiting.retry(storage, found)
 
 
 @outbox.command("drop")
 @chosen
-def drop(storage: Storage, found: list[Row]) -> None:
+def drop(storage: Storage, found: list[Row]) -> list[Row]:
     """Delete mail that has not left; nobody gets it.
 
     \b
     python operate.py outbox drop 1795876543210123456
     """
-    waiting.drop(storage, found)
+    return waiting.drop(storage, found)
 
 
 def rows_of(storage: Storage) -> list[Row]:

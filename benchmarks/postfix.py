@@ -90,7 +90,7 @@ def _sending(application, deploy, replies, replies_at, count, stack):
         queue.fill(senders)
         seconds = queue.empty()
         wanted = Counter(senders) if replies else Counter()
-        if (taken := replies_at.taken()) != wanted:
+        if (taken := replies_at.taken(wanted.total())) != wanted:
             raise RuntimeError(f"{wanted.total()} replies wanted, {taken.total()} came: {application}\n{queue.log()}")
         return count / seconds
 

@@ -15,7 +15,7 @@ BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without 
 # A lone CR is text, and stays; but before a dot, servers have taken it for the end of the mail (SMTP smuggling, 2023).
 LINE_END = re.compile(rb"\r\n|\r(?=\.)|\n")
 
-SECONDS, OCTETS_A_SECOND = 30, 50_000  # how long the relay may take for a mail
+SECONDS, OCTETS_A_SECOND = 40, 50_000  # how long the relay may take for a mail
 
 HEADER_END = re.compile(rb"\n\r?\n")
 MESSAGE_ID = re.compile(rb"^message-id:\s*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)

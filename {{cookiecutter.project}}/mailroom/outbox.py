@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,7 +77,7 @@ class Parcel:
     created: float
     due: float
     data: bytes | None = None
-    answers: dict[str, Answer] | None = None  # what the relay has said, and is still to be kept
+    answers: dict[str, Answer] = field(default_factory=dict)
 
     def renewed(self) -> float:
         """Return when a claim ends that begins now."""
@@ -160,17 +160,18 @@ def load(storage: Storage, parcel: Parcel) -> Envelope:
     return Envelope(parcel.sender, tuple(parcel.tries) if found else (), bytes(found[0][0]) if found else b"")
 
 
-def settle(storage: Storage, parcel: Parcel) -> None:
-    """Keep the answers to a parcel: delete what the relay has taken, set back what it takes later, mark the rest."""
+def settle(storage: Storage, parcels: list[Parcel]) -> None:
+    """Keep the answers to parcels: delete what the relay has taken, set back what it takes later, mark the rest."""
     with _writing(storage, durable=False) as here:
-        for recipient, answer in (parcel.answers or {}).items():
-            if answer.is_yes:
-                storage.execute(here, DELETE, (parcel.mail, recipient))
-            else:
-                is_last = answer.is_final or is_old(parcel.created)
-                due = None if is_last else time.time() + RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
-                storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
-        storage.execute(here, DELETE_MAIL, (parcel.mail,))
+        for parcel in parcels:
+            for recipient, answer in parcel.answers.items():
+                if answer.is_yes:
+                    storage.execute(here, DELETE, (parcel.mail, recipient))
+                else:
+                    is_last = answer.is_final or is_old(parcel.created)
+                    due = None if is_last else time.time() + RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
+                    storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
+            storage.execute(here, DELETE_MAIL, (parcel.mail,))
 
 
 def is_old(created: float) -> bool:

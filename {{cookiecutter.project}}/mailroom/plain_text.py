@@ -38,7 +38,9 @@ def fields(headers: Mapping[str, str | Header | None]) -> bytes:
 
 def one_line(text: str) -> str:
     """Return `text` fit for a header: no line ends, no other control characters, no lone surrogates."""
-    return " ".join("".join(c if c.isprintable() else " " for c in without_surrogates(text)).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in without_surrogates(text))
+    return " ".join(text.split())
 
 
 def without_surrogates(text: str) -> str:

@@ -20,6 +20,7 @@ from mailroom.settings import refuse
 
 IMPLICIT_TLS = 465  # the port
 TIMEOUT = 30  # seconds to wait for an answer of the relay
+LARGE = 100_000  # octets, which may take longer than an answer
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
 
@@ -187,17 +188,23 @@ class Relay(server.Relay):
 
     def _ask(self, lines: list[bytes], deadline: float) -> list[Answer]:
         """Send lines at once (RFC 2920), and return the answer to each."""
-        connection, left = self._connection, deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"{self} is too slow")
-        connection.sock.settimeout(left)
-        connection.send(b"".join(line + b"\r\n" for line in lines))
+        octets = b"".join(line + b"\r\n" for line in lines)
+        self._wait_until(deadline, self.timeout if len(octets) < LARGE else seconds_for(len(octets)))
+        self._connection.send(octets)
         answers = []
         for _ in lines:
-            connection.sock.settimeout(max(0.001, min(self.timeout, deadline - time.monotonic())))
-            code, text = connection.getreply()
+            self._wait_until(deadline, self.timeout)
+            code, text = self._connection.getreply()
             answers.append(Answer(code, " ".join(text.decode("ascii", "replace").split())[:500]))
         return answers
+
+    def _wait_until(self, deadline: float, seconds: float) -> None:
+        """Let the next step fail after some `seconds`, and at the `deadline`."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{self} is too slow")
+        if self._connection.sock.gettimeout() != min(seconds, left):  # to set it takes a call of the system
+            self._connection.sock.settimeout(min(seconds, left))
 
     def _forget(self) -> None:
         if self._connection is not None:

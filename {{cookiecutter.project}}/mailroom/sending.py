@@ -27,6 +27,7 @@ POLL = 2  # seconds after which a worker looks for mail of others: scripts, and 
 RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
 MAX_QUEUED = 1000  # mails in memory
 MAX_OCTETS = 20_000_000  # in memory
+SETTLE_SECONDS = 0.05  # after which what was sent is deleted: not a transaction for each mail, when there are many
 
 
 class Sending:
@@ -41,10 +42,12 @@ class Sending:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._queue: deque[Parcel] = deque()
+        self._answered: list[Parcel] = []
         self._mails: Counter[int] = Counter()
         self._octets = 0
         self._stop_at: float | None = None
         self._next_poll = 0.0
+        self._next_settle = 0.0
         self._rest_until = 0.0
         self._failures = 0
 
@@ -84,6 +87,8 @@ class Sending:
         """Send the mail of a transaction that has been committed."""
         if self.uses_outbox(here.storage):
             self.take(here.parcels)
+            if len(here.parcels) < len(here.mail):  # it waits for another worker, which is at it
+                self._next_poll = min(self._next_poll, time.monotonic() + SETTLE_SECONDS)
         else:
             for envelope in here.mail:
                 self.room.relay.send_now(envelope)
@@ -107,17 +112,21 @@ class Sending:
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        while True:
+        is_over = False
+        while not is_over:
             try:
                 parcel = self._next()
-                if parcel is None:
-                    return
-                if self._failures:
-                    self._give_up_old()
-                if parcel.answers is None:
+                is_over = parcel is None
+                if parcel is None or time.monotonic() > self._next_settle:
+                    self._settle()
+                if parcel is not None:
+                    if self._failures:
+                        self._give_up_old()
                     parcel.answers = self._answers(parcel)
-                outbox.settle(self.room.storage, parcel)
-                self._remove(parcel)
+                    with self._changed:
+                        self._answered.append(self._queue.popleft())
+                        self._octets -= parcel.octets
+                    self._failures = 0
             except (OSError, SMTPError) as error:
                 self._rest(error.__cause__ or error)
             except Exception as error:  # a fault of ours, which stops no other mail
@@ -134,14 +143,33 @@ class Sending:
                     return None
                 if self._queue and not is_resting:
                     return self._queue[0]
-                if is_resting or now < self._next_poll:
-                    self._changed.wait((self._rest_until if is_resting else self._next_poll) - now)
+                next_look = self._rest_until if is_resting else self._next_poll
+                if self._answered:
+                    next_look = min(next_look, self._next_settle)
+                if now < next_look:
+                    self._changed.wait(next_look - now)
                     continue
-            self._next_poll = now + POLL
-            parcels = outbox.claim_due(self.room.storage)
-            if parcels:
-                self._next_poll = now  # there may be more
-            self.take(parcels)
+            if self._answered and now >= self._next_settle:
+                self._settle()
+            else:
+                self._next_poll = now + POLL
+                parcels = outbox.claim_due(self.room.storage)
+                if parcels:
+                    self._next_poll = now  # there may be more
+                self.take(parcels)
+
+    def _settle(self) -> None:
+        """Keep what the relay has answered."""
+        self._next_settle = time.monotonic() + SETTLE_SECONDS
+        if self._answered:
+            try:
+                outbox.settle(self.room.storage, self._answered)
+            except SMTPError:
+                self._next_settle += 1
+                raise
+            with self._changed:
+                self._mails -= Counter(parcel.mail for parcel in self._answered)
+            self._answered = []
 
     def _answers(self, parcel: Parcel) -> dict[str, Answer]:
         """Send a mail, and return what the relay answers for each recipient."""
@@ -171,15 +199,6 @@ class Sending:
     def _give_up_old(self) -> None:
         for row in outbox.give_up_old(self.room.storage):
             LOG.error("given up after five days, mail %d to %s: %s", row.mail, row.recipient, row.answer)
-
-    def _remove(self, parcel: Parcel) -> None:
-        with self._changed:
-            self._queue.popleft()
-            self._mails[parcel.mail] -= 1
-            if not self._mails[parcel.mail]:
-                del self._mails[parcel.mail]
-            self._octets -= parcel.octets
-            self._failures = 0
 
     def _rest(self, error: BaseException) -> None:
         """Leave a relay or a storage that fails alone for a while."""

@@ -320,13 +320,13 @@ class OutboxContract(TransactionContract):
             here.send(self.MAIL, [ALICE, BOB], "<>")
         (parcel,) = outbox.claim_due(storage)
         parcel.answers = {ALICE: Answer(250, "taken"), BOB: Answer(550, "no such user")}
-        outbox.settle(storage, parcel)
+        outbox.settle(storage, [parcel])
         (row,) = outbox.rows(storage)
         assert (row.recipient, row.due, row.tries, row.answer) == (BOB, None, 1, "550 no such user")
         outbox.retry(storage, [row])
         (parcel,) = outbox.claim_due(storage)
         parcel.answers = {BOB: Answer(250, "taken")}
-        outbox.settle(storage, parcel)
+        outbox.settle(storage, [parcel])
         assert storage.fetch("SELECT id FROM outgoing") == []
 
     def test_clear_deletes_outgoing_mail(self, storage: Any) -> None:

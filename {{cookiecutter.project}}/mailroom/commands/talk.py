@@ -4,7 +4,6 @@ import email
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from email.message import Message
 from email.utils import getaddresses
@@ -195,7 +194,9 @@ def show(result: Exchange) -> None:
     click.echo()
     click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
     for handler in result.handlers:
-        _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {_place(handler)}")
+        code = inspect.unwrap(handler).__code__
+        place = f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
+        _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {place}")
     if result.after:
         after = click.style(result.after, fg="green")
         _row("state", f"{result.before} -> {after}" if result.before != result.after else f"{result.after}, as before")
@@ -215,12 +216,6 @@ def show(result: Exchange) -> None:
 
 def _row(label: str, text: str) -> None:
     click.echo(f"  {label:<9}{text}")
-
-
-def _place(handler: Callable[..., object]) -> str:
-    """Return where a handler stands, for example `app/handlers/subscription.py:35`."""
-    code = inspect.unwrap(handler).__code__
-    return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
 
 
 def _first_address(mail: Message, *names: str) -> str:

@@ -83,12 +83,11 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
 def read_all(source: Iterable[Row]) -> dict[tuple[str | None, str | None], str]:
     """Return `{(key, sender): state}` for all rows; raise `ValueError` when two have the same key and sender."""
     states: dict[tuple[str | None, str | None], str] = {}
-    once: dict[Any, Any] = {}  # `once` has one each of the many equal keys and states
     for number, (key, sender, state) in enumerate(source, start=1):
-        cell = once.setdefault(key, key), sender
+        cell = key and sys.intern(key), sender  # one each of the many equal keys and states
         if cell in states:
             raise ValueError(f"row {number} has the key and the sender of an earlier row")
-        states[cell] = once.setdefault(state, state)
+        states[cell] = sys.intern(state)
     return states
 
 

@@ -105,9 +105,7 @@ class DjangoStorage(TableStorage):
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender and begin the transaction of the database."""
         self._renew()
-        number = None
-        if here.sender is not None and not here.stateless:
-            number = lock_number(self.cells("", here.sender)[1])
+        number = None if here.locked is None else lock_number(self.cells("", here.locked)[1])
         waits = self.lock_timeout, self.answer_timeout
         mail = here.connected = self._run(MailTransaction, here, self.using, number, *waits)
         yield

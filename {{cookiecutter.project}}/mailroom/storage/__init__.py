@@ -73,6 +73,7 @@ class Transaction:
         self.storage = storage
         self.sender = sender
         self.stateless = stateless
+        self.locked = None if stateless else sender  # the sender whose other mail waits
         self.sending = sending
         self.durable = durable
         self.states: dict[tuple[str | None, str | None], str] = {}

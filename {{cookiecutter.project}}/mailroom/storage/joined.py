@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from salmon.routing import MemoryStorage
@@ -87,7 +88,8 @@ class MemoryDatabase(SQLiteStorage):
     def __init__(self) -> None:
         super().__init__(":memory:")
         self._one_call = threading.RLock()
-        self._watch: Any = _NoFiles()
+        # There are no files to watch.
+        self._watch: Any = SimpleNamespace(alone_at=0.0, check=lambda: None, checkpoint=lambda connection: None)
         self._memory: Connection | None = None
 
     def fill(self, storage: SQLiteStorage) -> None:
@@ -119,15 +121,3 @@ class MemoryDatabase(SQLiteStorage):
         if not self._is_open:
             self._prepare(self._memory)
         return self._memory
-
-
-class _NoFiles:
-    """A `FileWatch` for a database in memory, which has no files."""
-
-    alone_at = 0.0
-
-    def check(self) -> None:
-        pass
-
-    def checkpoint(self, connection: Connection) -> None:
-        pass

@@ -106,8 +106,8 @@ class SQLAlchemyStorage(TableStorage):
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender within the transaction of the database, which begins here or at the first use."""
         self.open()
-        if here.sender is not None and not here.stateless:
-            self._begin(here, lock_number(self.cells("", here.sender)[1]))
+        if here.locked is not None:
+            self._begin(here, lock_number(self.cells("", here.locked)[1]))
         yield
 
     def begin(self, here: Transaction) -> Any:

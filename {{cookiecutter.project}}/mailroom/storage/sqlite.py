@@ -127,8 +127,8 @@ class SQLiteStorage(TableStorage):
             self.open()  # which creates the folder
         with ExitStack() as stack:
             with failing(OSError):
-                if here.sender is not None and not here.stateless:
-                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.sender)))
+                if here.locked is not None:
+                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.locked)))
             yield
 
     def begin(self, here: Transaction) -> Any:

@@ -39,7 +39,7 @@ AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")],
 MAILS = 30  # in each conversation
 OURS = re.compile("(sqlite_.*|states|handled|outgoing|outbox|mail_states_.*|django_migrations)$")  # tables
 Mail = tuple[str, str, list[tuple[str, str]], str]  # sender, recipient, headers, text
-QUIET = hypothesis.settings(deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
+TROUBLE = OSError("there is trouble")
 FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
 
 
@@ -102,10 +102,10 @@ class _Conversation(ExitStack):
         self.deliveries: list[Any] = []
         self.replied: dict[str, list[str]] = {}  # the addresses in the last reply to each sender
         self.troubles: dict[str | None, Any] = {
-            "the storage is down": patch.object(self.states.states, "get", _fail),
-            "the last line of the handler is wrong": patch.object(self.states, "set", _fail),
-            "a crash before the states are kept": patch.object(self.states.states, "set", _fail),
-            "a crash before own tables are kept": patch.object(self.states.database, "commit", _fail),
+            "the storage is down": patch.object(self.states.states, "get", side_effect=TROUBLE),
+            "the last line of the handler is wrong": patch.object(self.states, "set", side_effect=TROUBLE),
+            "a crash before the states are kept": patch.object(self.states.states, "set", side_effect=TROUBLE),
+            "a crash before own tables are kept": patch.object(self.states.database, "commit", side_effect=TROUBLE),
         }
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
         self.enter_context(patch.object(current(), "_storage", self.states))
@@ -197,10 +197,6 @@ class _NotedStates(JoinedStorage):
         super().set(key, sender, state)
 
 
-def _fail(*_: Any) -> None:
-    raise OSError("there is trouble")
-
-
 def _shortest(broken: BrokenPromise) -> BrokenPromise:
     """Return a `BrokenPromise` of as few mails as still break the same promise."""
     promise: str = broken.args[0]
@@ -224,7 +220,9 @@ def _addresses(format: str) -> list[str]:
     addresses: list[str] = []
 
     # Of two examples the first is the simplest, and the last counts.
-    @hypothesis.settings(QUIET, max_examples=2, derandomize=True)
+    @hypothesis.settings(
+        max_examples=2, derandomize=True, deadline=None, suppress_health_check=[*hypothesis.HealthCheck]
+    )
     @hypothesis.given(st.lists(address, min_size=20, max_size=20))
     def make_up(made_up: list[str]) -> None:
         addresses[:] = made_up

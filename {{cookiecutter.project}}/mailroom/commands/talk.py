@@ -82,7 +82,10 @@ def talk(
         settings = boot()
         settings.relay = settings.room.relay = Outbox()
         if states == "copy":
-            Router.STATE_STORE = copy_of(settings.room.storage)
+            stored = settings.room.storage
+            Router.STATE_STORE = JoinedStorage(Copy(stored), stored.in_memory())
+            if isinstance(stored, SQLiteStorage):  # which has own tables as well
+                Router.STATE_STORE.database.fill(stored)
     try:
         if eml:
             send(eml, sender, recipient)
@@ -95,14 +98,6 @@ def talk(
     except OSError as error:
         hint = "; play another transcript with --script FILE" if demo else ""
         raise click.ClickException(f"{error.filename} cannot be opened: {error.strerror}{hint}") from error
-
-
-def copy_of(storage: Storage) -> JoinedStorage:
-    """Return a storage in memory with the states and the own tables of another, in which no mail was handled yet."""
-    copy = JoinedStorage(Copy(storage), storage.in_memory())
-    if isinstance(storage, SQLiteStorage):
-        copy.database.fill(storage)
-    return copy
 
 
 class Copy(StateStorage):

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import DatabaseError, NotSupportedError, connections, transaction
 
-from mailroom.storage import LOG, Transaction
+from mailroom.storage import Transaction
 from mailroom.storage.locks import FileLocks
 from mailroom.storage.servers import has_written, limit_waiting, lock_refused, postgresql_begin, refuse_end
 
@@ -56,7 +56,7 @@ class MailTransaction:
         self.connection: Any = connections[using]
         self.savepoint: Any = None
         self.is_ours = True
-        self.after_commit: list[Callable[[], object]] = []
+        self.after_commit: list[Any] = []
         self.is_outermost = not self.connection.in_atomic_block
         # In SQLite one can write at a time: the transaction only reads until its handler uses it.
         self.may_write = not (self.is_outermost and self.connection.vendor == "sqlite")
@@ -105,8 +105,7 @@ class MailTransaction:
     def commit(self) -> None:
         """Commit; `run_after_commit` is next."""
         if self.is_outermost:
-            self.after_commit = [function for _, function, _ in self.connection.run_on_commit]
-            self.connection.run_on_commit = []
+            self.after_commit, self.connection.run_on_commit = self.connection.run_on_commit, []
         self._stack.close()
 
     def rollback(self) -> None:
@@ -115,11 +114,9 @@ class MailTransaction:
 
     def run_after_commit(self) -> None:
         """Run what handlers gave to `transaction.on_commit`. The mail is handled, so what fails is only logged."""
-        for function in self.after_commit:
-            try:
-                function()
-            except Exception:
-                LOG.exception("%r failed, after the commit of a mail", function)
+        if self.after_commit:
+            self.connection.run_on_commit = [(*hook[:2], True) for hook in self.after_commit]  # robust, as Django says
+            self.connection.run_and_clear_commit_hooks()
 
     def _execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         if self.is_ours:

@@ -92,8 +92,7 @@ class DjangoStorage(TableStorage):
                 cursor.execute(self._sql(sql), parameters)
                 return list(cursor.fetchall())
 
-        rows: list[Any] = self._run(fetch)
-        return rows
+        return list(self._run(fetch))
 
     def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
         with _failing(), here.connected.ours():

@@ -4,9 +4,7 @@
         storage.set(key, "alice@people.example", "SUBSCRIBED")
         transaction.connection.execute("INSERT INTO posts …")
 
-`Storage` is the base class of `sqlite.SQLiteStorage`, `shelve.ShelveStorage`, `sqlalchemy.SQLAlchemyStorage` and
-`mailroom.django.storage.DjangoStorage`. A storage that has only the three methods of Salmon's "Writing A State
-Storage Backend" is wrapped by `joined.JoinedStorage`.
+`mailroom/README.md` says which storages there are, and how to write another one.
 """
 
 import logging

@@ -308,7 +308,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_full_disk_is_451_and_loses_nothing_that_was_answered_250(ledger, small_disk):
+def test_full_disk_is_451_sends_nothing_and_loses_nothing_that_was_answered_250(ledger, sink, small_disk):
     ledger = ledger(STATE_DATABASE=str(small_disk / "states.sqlite3"))
     body = "x" * 70 + "\n"
     taken = []
@@ -321,13 +321,17 @@ def test_full_disk_is_451_and_loses_nothing_that_was_answered_250(ledger, small_
         taken.append(sender)
     assert answer == 451
     assert len(taken) > 5
-    assert ledger.send(sender, mail) == 451
+    mail = ledger.mail(sender, "reply", body * 500)
+    assert [ledger.send(sender, mail) for _ in range(25)] == [451] * 25
+    assert sink.offered == 0
     assert [one for one, _ in ledger.rows()] == taken
     assert list(ledger.states()) == sorted(taken)
 
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     wait_until(lambda: ledger.send(sender, mail) == 250)
     assert ledger.send(sender, mail) == 250
+    (reply,) = sink.take()
+    assert reply.recipients == (sender,)
     ledger.app.kill()
     ledger.app.start()
     assert [one for one, _ in ledger.rows()] == [*taken, sender]

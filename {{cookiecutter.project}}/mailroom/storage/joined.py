@@ -114,10 +114,11 @@ class MemoryDatabase(SQLiteStorage):
             return super().fetch(*arguments, **options)
 
     def _connection(self) -> Connection:
-        if self._memory is None:
-            self._memory = sqlite3.connect(
-                ":memory:", isolation_level=None, check_same_thread=False, factory=Connection
-            )
-        if not self._is_open:
-            self._prepare(self._memory)
-        return self._memory
+        with self._one_call:
+            if self._memory is None:
+                self._memory = sqlite3.connect(
+                    ":memory:", isolation_level=None, check_same_thread=False, factory=Connection
+                )
+            if not self._is_open:
+                self._prepare(self._memory)
+            return self._memory

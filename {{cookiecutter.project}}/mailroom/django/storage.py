@@ -132,11 +132,8 @@ class DjangoStorage(TableStorage):
         Django does so between two requests, and a mail application has none.
         """
         for connection in connections.all(initialized_only=True):
-            if connection.errors_occurred and not connection.in_atomic_block:
-                if connection.is_usable():
-                    connection.errors_occurred = False
-                else:
-                    connection.close()
+            connection.close_at = None  # none is too old
+            connection.close_if_unusable_or_obsolete()
 
     def _prepare(self) -> None:
         """Run those migrations that have not run, and create own tables. Other workers may start at the same moment."""

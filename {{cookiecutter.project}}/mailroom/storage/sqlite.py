@@ -4,6 +4,7 @@ import atexit
 import errno
 import os
 import random
+import re
 import sqlite3
 import sys
 import threading
@@ -22,6 +23,7 @@ from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
 CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
 FORK_PATIENCE = 1.0  # seconds
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Held for each statement outside of a transaction, so that a fork finds these connections at rest.
 _statement = threading.RLock()
@@ -397,13 +399,7 @@ def _cell(value: str | None) -> str | bytes:
     """
     if value is None:
         return b""
-    if value.isascii():
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
+    return value.encode("utf-8", "surrogatepass") if SURROGATE.search(value) else value
 
 
 def _before_fork() -> None:

@@ -159,7 +159,7 @@ def test_envelope_of_a_mail_may_differ_from_its_headers(reading, sent):
     assert envelope.recipients == ("bob@people.example", "carol@people.example")
 
 
-@pytest.mark.parametrize("trouble", [MemoryError, ImportError, OSError])
+@pytest.mark.parametrize("trouble", [MemoryError, ImportError, OSError, RecursionError])
 def test_trouble_of_the_machine_is_not_the_fault_of_the_mail(reading, monkeypatch, trouble):
     def fail(*arguments, **options):
         raise trouble

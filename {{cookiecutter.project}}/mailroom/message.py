@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
 MAX_LINES = 1_000_000  # or one for 20 octets of `max_message_size`
 MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
+MAX_NESTED = 100  # parts, with which Python can read a mail in any case
 MAX_PARTS = 10_000
 MAX_HEADERS = 50_000  # in all parts together
 MAX_CONTENT_TYPE = 8_000  # the time for its parameters grows with the square
@@ -177,6 +178,8 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
     except (SMTPError, MemoryError, ImportError, OSError):  # failures of this machine are answered 451
         raise
     except Exception as error:
+        if isinstance(error, RecursionError) and data.lower().count(b"content-type:") < MAX_NESTED:
+            raise  # it was not this mail that was nested too deeply
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
 
 

@@ -105,8 +105,7 @@ def store(here: Transaction) -> None:
         else:
             others.update(recipients)
         execute(here, INSERT_MAIL, (parcel.mail, parcel.sender, parcel.data, now))
-        for recipient in recipients:
-            execute(here, INSERT, (parcel.mail, recipient, parcel.due))
+        execute(here, INSERT, *((parcel.mail, recipient, parcel.due) for recipient in recipients))
 
 
 def rows(storage: Storage, where: str = "1 = 1", *values: object, limit: int = ALL) -> list[Row]:
@@ -147,8 +146,7 @@ def renew(storage: Storage, parcel: Parcel) -> None:
 def claim(here: Transaction, parcel: Parcel) -> bool:
     """Claim a parcel anew, as far as nobody else has done so; return whether anything is left of it."""
     before, parcel.due = parcel.due, parcel.renewed()
-    for recipient in parcel.tries:
-        here.storage.execute(here, CLAIM, (parcel.due, parcel.mail, recipient, before))
+    here.storage.execute(here, CLAIM, *((parcel.due, parcel.mail, recipient, before) for recipient in parcel.tries))
     mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, parcel.due))
     parcel.tries = {recipient: parcel.tries[recipient] for (recipient,) in mine}
     return bool(parcel.tries)
@@ -183,8 +181,8 @@ def release(storage: Storage, parcels: list[Parcel]) -> None:
     """Let any worker send what this one has claimed."""
     with _writing(storage, durable=False) as here:
         for parcel in parcels:
-            for recipient in parcel.tries:
-                storage.execute(here, CLAIM, (time.time(), parcel.mail, recipient, parcel.due))
+            claimed = ((time.time(), parcel.mail, recipient, parcel.due) for recipient in parcel.tries)
+            storage.execute(here, CLAIM, *claimed)
 
 
 def give_up_old(storage: Storage) -> list[Row]:
@@ -193,8 +191,7 @@ def give_up_old(storage: Storage) -> list[Row]:
     old = rows(storage, "due <= ? AND created < ?", now, now - GIVE_UP)
     if old:
         with _writing(storage) as here:
-            for row in old:
-                storage.execute(here, SET_BACK, (None, row.answer, row.mail, row.recipient))
+            storage.execute(here, SET_BACK, *((None, row.answer, row.mail, row.recipient) for row in old))
     return old
 
 
@@ -203,17 +200,15 @@ def retry(storage: Storage, chosen: list[Row]) -> list[Row]:
     now = time.time()
     found = [row for row in chosen if row.due is None or row.due > now + QUEUED + seconds_for(row.octets) + MARGIN]
     with _writing(storage) as here:
-        for row in found:
-            storage.execute(here, RETRY, (now, row.mail, row.recipient))
+        storage.execute(here, RETRY, *((now, row.mail, row.recipient) for row in found))
     return found
 
 
 def drop(storage: Storage, chosen: list[Row]) -> list[Row]:
     """Delete rows, and return them; nobody sends them any more, unless a worker is at it just now."""
     with _writing(storage) as here:
-        for row in chosen:
-            storage.execute(here, DELETE, (row.mail, row.recipient))
-            storage.execute(here, DELETE_MAIL, (row.mail,))
+        storage.execute(here, DELETE, *((row.mail, row.recipient) for row in chosen))
+        storage.execute(here, DELETE_MAIL, *{(row.mail,) for row in chosen})
     return chosen
 
 

@@ -27,9 +27,9 @@ def run(cursor: Any, statement: str, rows: Sequence[Sequence[Any]]) -> bool:
     """Execute a statement with each row of values; return whether that has changed anything."""
     if len(rows) == 1:  # which takes psycopg half the time
         cursor.execute(statement, rows[0])
-    else:
+    elif rows:
         cursor.executemany(statement, rows)
-    return bool(cursor.rowcount)
+    return bool(rows and cursor.rowcount)
 
 
 def refuse_end(statement: str) -> None:

@@ -230,7 +230,7 @@ class _Base(encoding.MailBase):
 
 
 class _Part(Part):
-    """A mail or a part of one; `seen` counts the parts and headers of the whole mail, of which there may not be more."""
+    """A mail or a part of one; `seen` counts the parts and headers of the whole mail, of which there is a limit."""
 
     def __init__(self, seen: Counter[str], policy: Any) -> None:
         super().__init__(policy)

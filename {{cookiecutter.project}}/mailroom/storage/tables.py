@@ -51,7 +51,7 @@ NEXT_PAGE = FIRST_PAGE.replace("ORDER", "WHERE (key, sender) > (?, ?) ORDER")
 
 
 class TableStorage(Storage):
-    """A storage in these tables. A subclass says how to `fetch` and `execute`, and how a transaction begins and ends."""
+    """A storage in these tables. A subclass says how to `fetch` and `execute`, and begins and ends a transaction."""
 
     _shown: str
     _tables: list[Tables]

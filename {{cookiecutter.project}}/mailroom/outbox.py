@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,6 +78,7 @@ class Parcel:
     due: float
     data: bytes | None = None
     answers: dict[str, Answer] = field(default_factory=dict)
+    rows: list[tuple[int, str]] = field(default_factory=list)  # those that were claimed first
 
     def renewed(self) -> float:
         """Return when a claim ends that begins now."""
@@ -94,7 +95,7 @@ def store(here: Transaction) -> None:
         return
     execute, sending = here.storage.execute, here.sending
     ahead = here.storage.fetch(AHEAD, (0, BACKLOG)) if sending else []
-    others = {recipient for mail, recipient in ahead if sending and not sending.has(mail)}
+    others = {recipient for mail, recipient in ahead if sending and not sending.has(mail, recipient)}
     for envelope in here.outgoing:
         now, recipients = time.time(), dict.fromkeys(envelope.recipients, 0)
         parcel = Parcel(_new_id(), envelope.sender, recipients, len(envelope.data), now, now, envelope.data)
@@ -125,7 +126,9 @@ def claim_due(storage: Storage) -> list[Parcel]:
         for mail, recipient in storage.fetch(AHEAD, (now, ALL)):
             first[recipient] = min(mail, first.get(recipient, mail))
         for _, group in groupby(due, lambda row: (row.mail, row.due)):
-            waiting = [row for row in group if first.get(row.recipient, row.mail) >= row.mail][:MAX_RECIPIENTS]
+            free = [row for row in group if first.get(row.recipient, row.mail) >= row.mail]
+            waiting, later = free[:MAX_RECIPIENTS], free[MAX_RECIPIENTS:]
+            first.update((row.recipient, row.mail) for row in later)
             if waiting:
                 row = waiting[0]
                 tries = {row.recipient: row.tries for row in waiting}
@@ -137,15 +140,17 @@ def claim_due(storage: Storage) -> list[Parcel]:
     return parcels
 
 
-def renew(storage: Storage, parcel: Parcel) -> None:
-    """Claim a parcel that has waited for long."""
+def renew(storage: Storage, parcel: Parcel, seconds: float = 0) -> None:
+    """Claim a parcel anew that has waited for long, or whose relay may take so many `seconds` more."""
+    renewed = replace(parcel)
     with _writing(storage, durable=False) as here:
-        claim(here, parcel)
+        claim(here, renewed, seconds)
+    parcel.due, parcel.tries = renewed.due, renewed.tries
 
 
-def claim(here: Transaction, parcel: Parcel) -> bool:
+def claim(here: Transaction, parcel: Parcel, seconds: float = 0) -> bool:
     """Claim a parcel anew, as far as nobody else has done so; return whether anything is left of it."""
-    before, parcel.due = parcel.due, parcel.renewed()
+    before, parcel.due = parcel.due, parcel.renewed() + seconds
     here.storage.execute(here, CLAIM, *((parcel.due, parcel.mail, recipient, before) for recipient in parcel.tries))
     mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, parcel.due))
     parcel.tries = {recipient: parcel.tries[recipient] for (recipient,) in mine}

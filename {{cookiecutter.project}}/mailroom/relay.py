@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import select
 import smtplib
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -16,10 +19,12 @@ from salmon.server import SMTPError
 
 from mailroom import storage
 from mailroom.envelope import Envelope, make_envelope, seconds_for
+from mailroom.plain_text import one_line
 from mailroom.settings import refuse
 
 IMPLICIT_TLS = 465  # the port
 TIMEOUT = 30  # seconds to wait for an answer of the relay
+LAST_ANSWER = 600  # seconds to wait for the answer to a content (RFC 5321, section 4.5.3.2.6)
 LARGE = 100_000  # octets, which may take longer than an answer
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
@@ -67,6 +72,7 @@ class Relay(server.Relay):
         self.timeout = timeout
         self._connection: Any = None
         self._one_mail = threading.RLock()
+        _relays.add(self)
 
     def deliver(self, message: Any, To: str | Iterable[str] | None = None, From: str | None = None) -> None:
         """Send a message, or put it into the outbox where mail is being handled; arguments as in Salmon, or octets.
@@ -117,10 +123,11 @@ class Relay(server.Relay):
                 )
                 raise SMTPError(code, text) from LookupError(f"{recipient}: {answer}")
 
-    def transfer(self, envelope: Envelope) -> dict[str, Answer]:
+    def transfer(self, envelope: Envelope, prolong: Callable[[float], object] | None = None) -> dict[str, Answer]:
         """Send one `Envelope` within `seconds_for` it, and return the relay's `Answer` for each recipient.
 
-        Raises `Unreachable` when the relay takes no mail at all, and another `OSError` or `smtplib.SMTPException`
+        A relay that looks into the content may answer late: with `prolong`, a function of seconds that is called first,
+        it has `LAST_ANSWER` more for that. Raises `Unreachable` when the relay takes no mail at all, and another `OSError` or `smtplib.SMTPException`
         when the connection ended in the middle of this one.
         """
         deadline = time.monotonic() + seconds_for(len(envelope.data))
@@ -129,7 +136,7 @@ class Relay(server.Relay):
                 answers = self._offer(envelope, deadline)
                 taken = [recipient for recipient, answer in answers.items() if answer.is_yes]
                 if taken:
-                    [last] = self._ask([_stuffed(envelope.data) + b"."], deadline)
+                    [last] = self._ask([_stuffed(envelope.data) + b"."], deadline, prolong)
                     answers.update(dict.fromkeys(taken, last))
                 else:
                     self._forget()
@@ -177,8 +184,9 @@ class Relay(server.Relay):
         for answer in (mail, *recipients, data):
             if answer.code == 421:
                 raise smtplib.SMTPServerDisconnected(str(answer))
-            if answer.code in LOGIN_WANTED:
-                raise Unreachable(str(answer))
+        if mail.code in LOGIN_WANTED:
+            raise Unreachable(str(mail))
+        recipients = [Answer(451, str(answer)) if answer.code in LOGIN_WANTED else answer for answer in recipients]
         if not mail.is_yes:
             recipients = [mail] * len(envelope.recipients)
         elif data.code != 354:  # the relay would read the content as commands
@@ -186,16 +194,22 @@ class Relay(server.Relay):
             recipients = [refusal if answer.is_yes else answer for answer in recipients]
         return dict(zip(envelope.recipients, recipients, strict=True))
 
-    def _ask(self, lines: list[bytes], deadline: float) -> list[Answer]:
+    def _ask(
+        self, lines: list[bytes], deadline: float, prolong: Callable[[float], object] | None = None
+    ) -> list[Answer]:
         """Send lines at once (RFC 2920), and return the answer to each."""
         octets = b"".join(line + b"\r\n" for line in lines)
         self._wait_until(deadline, self.timeout if len(octets) < LARGE else seconds_for(len(octets)))
         self._connection.send(octets)
+        patience = self.timeout
+        if prolong and not select.select([self._connection.sock], [], [], self.timeout)[0]:
+            prolong(LAST_ANSWER)
+            patience, deadline = LAST_ANSWER, time.monotonic() + LAST_ANSWER
         answers = []
         for _ in lines:
-            self._wait_until(deadline, self.timeout)
+            self._wait_until(deadline, patience)
             code, text = self._connection.getreply()
-            answers.append(Answer(code, " ".join(text.decode("ascii", "replace").split())[:500]))
+            answers.append(Answer(code, one_line(text.decode("ascii", "replace"))[:500]))
         return answers
 
     def _wait_until(self, deadline: float, seconds: float) -> None:
@@ -223,3 +237,15 @@ def _stuffed(data: bytes) -> bytes:
     """Return content that ends in CRLF, with a dot before each line that begins with one (RFC 5321, section 4.5.2)."""
     data = data if data.endswith(b"\r\n") else data + b"\r\n"
     return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
+
+
+def _after_fork_in_child() -> None:
+    # The connections are the parent's, and perhaps in use.
+    for relay in list(_relays):
+        if relay._connection is not None and relay._connection.sock is not None:
+            relay._connection.sock.close()
+        relay._connection, relay._one_mail = None, threading.RLock()
+
+
+_relays: weakref.WeakSet[Relay] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork_in_child)

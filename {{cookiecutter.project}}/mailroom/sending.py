@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from salmon.server import SMTPError
 
 from mailroom import outbox
-from mailroom.envelope import message_id
+from mailroom.envelope import message_id, seconds_for
 from mailroom.outbox import Parcel
 from mailroom.relay import Answer, Unreachable
 
@@ -43,7 +43,7 @@ class Sending:
         self._changed = threading.Condition()
         self._queue: deque[Parcel] = deque()
         self._answered: list[Parcel] = []
-        self._mails: Counter[int] = Counter()
+        self._rows: Counter[tuple[int, str]] = Counter()
         self._octets = 0
         self._stop_at: float | None = None
         self._next_poll = 0.0
@@ -57,6 +57,7 @@ class Sending:
 
     def start(self) -> None:
         """Begin to send; do nothing when this process does so already."""
+        self._stop_at = None
         if not self.is_running():
             self._begin()
             self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -71,10 +72,16 @@ class Sending:
             self._thread.join(seconds)
             with self._changed:
                 left = list(self._queue)[self._thread.is_alive() :]  # the first one is being sent
+                for _ in left:
+                    self._queue.pop()
             try:
+                if self._answered:
+                    outbox.settle(self.room.storage, list(self._answered))
                 outbox.release(self.room.storage, left)
             except SMTPError as error:  # their claims end by themselves
                 LOG.warning("outgoing mail waits until its claims end: %s", error.__cause__ or error)
+            if left and not self.room.storage.is_shared:
+                LOG.error("lost with this process: outgoing mail to %s", [list(parcel.tries) for parcel in left])
 
     def uses_outbox(self, storage: Storage) -> bool:
         """Return whether mail is stored before it is sent; else it is sent at the end of its transaction.
@@ -83,19 +90,29 @@ class Sending:
         """
         return self.room.relay.needs_outbox and (storage.is_shared or self.is_running())
 
+    def before_commit(self, here: Transaction) -> None:
+        """Send to a relay what no outbox keeps; where it fails, so does the transaction."""
+        if self.room.relay.needs_outbox and not self.uses_outbox(here.storage):
+            self._send_now(here)
+
     def committed(self, here: Transaction) -> None:
         """Send the mail of a transaction that has been committed."""
         if self.uses_outbox(here.storage):
             self.take(here.parcels)
             if len(here.parcels) < len(here.mail):  # it waits for another worker, which is at it
-                self._next_poll = min(self._next_poll, time.monotonic() + SETTLE_SECONDS)
-        else:
-            for envelope in here.mail:
-                self.room.relay.send_now(envelope)
+                with self._changed:
+                    self._next_poll = min(self._next_poll, time.monotonic() + SETTLE_SECONDS)
+                    self._changed.notify_all()
+        elif not self.room.relay.needs_outbox:
+            self._send_now(here)
 
-    def has(self, mail: int) -> bool:
+    def _send_now(self, here: Transaction) -> None:
+        for envelope in here.mail:
+            self.room.relay.send_now(envelope)
+
+    def has(self, mail: int, recipient: str) -> bool:
         """Return whether this worker has claimed a mail, so that what it takes now comes after it."""
-        return mail in self._mails
+        return (mail, recipient) in self._rows
 
     def has_room(self, parcel: Parcel) -> bool:
         """Return whether this worker can send a mail soon."""
@@ -107,17 +124,19 @@ class Sending:
         if parcels:
             with self._changed:
                 self._queue.extend(parcels)
-                self._mails.update(parcel.mail for parcel in parcels)
+                for parcel in parcels:
+                    parcel.rows = [(parcel.mail, recipient) for recipient in parcel.tries]
+                    self._rows.update(parcel.rows)
                 self._octets += sum(parcel.octets for parcel in parcels)
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        is_over = False
+        is_over, parcel = False, None
         while not is_over:
             try:
                 parcel = self._next()
                 is_over = parcel is None
-                if parcel is None or time.monotonic() > self._next_settle:
+                if parcel is None or time.monotonic() > self._next_settle or self._outlasts(parcel):
                     self._settle()
                 if parcel is not None:
                     if self._failures:
@@ -131,6 +150,8 @@ class Sending:
                 self._rest(error.__cause__ or error)
             except Exception as error:  # a fault of ours, which stops no other mail
                 LOG.exception("the outbox fails")
+                if parcel is not None and self._queue and self._queue[0] is parcel:
+                    self._answered.append(self._queue.popleft())  # without answers: its claim ends
                 self._rest(error)
 
     def _next(self) -> Parcel | None:
@@ -141,7 +162,8 @@ class Sending:
                 is_resting = now < self._rest_until
                 if self._stop_at is not None and (is_resting or not self._queue or now > self._stop_at):
                     return None
-                if self._queue and not is_resting:
+                is_due = now >= self._next_poll and self._stop_at is None  # of scripts, and what was set back
+                if self._queue and not is_resting and not is_due:
                     return self._queue[0]
                 next_look = self._rest_until if is_resting else self._next_poll
                 if self._answered:
@@ -153,9 +175,10 @@ class Sending:
                 self._settle()
             else:
                 self._next_poll = now + POLL
+                self._settle()  # what was sent does not wait for itself
                 parcels = outbox.claim_due(self.room.storage)
-                if parcels:
-                    self._next_poll = now  # there may be more
+                if parcels and not self._queue:
+                    self._next_poll = now + SETTLE_SECONDS  # there may be more
                 self.take(parcels)
 
     def _settle(self) -> None:
@@ -168,8 +191,13 @@ class Sending:
                 self._next_settle += 1
                 raise
             with self._changed:
-                self._mails -= Counter(parcel.mail for parcel in self._answered)
+                self._rows -= Counter(row for parcel in self._answered for row in parcel.rows)
             self._answered = []
+
+    def _outlasts(self, parcel: Parcel) -> bool:
+        """Return whether a claim of what was sent may end before this parcel is sent."""
+        ends = time.time() + seconds_for(parcel.octets) + outbox.MARGIN
+        return any(answered.due < ends for answered in self._answered)
 
     def _answers(self, parcel: Parcel) -> dict[str, Answer]:
         """Send a mail, and return what the relay answers for each recipient."""
@@ -179,7 +207,9 @@ class Sending:
         if not envelope.recipients:  # others have them
             return {}
         try:
-            answers = self.room.relay.transfer(envelope)
+            answers = self.room.relay.transfer(
+                envelope, lambda seconds: outbox.renew(self.room.storage, parcel, seconds)
+            )
         except (OSError, smtplib.SMTPException) as error:
             if isinstance(error, Unreachable) and not outbox.is_old(parcel.created):
                 raise

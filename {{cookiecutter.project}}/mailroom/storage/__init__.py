@@ -107,6 +107,8 @@ class Transaction:
 
     def send(self, mail: Any, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
         """Put a mail into the outbox, with the commit; arguments and errors are those of `make_envelope`."""
+        if self.has_ended:
+            raise RuntimeError("this mail has been handled; nothing would send what is added now")
         self.mail.append(make_envelope(mail, to, sender))
 
     def handled(self, digest: bytes) -> bool:
@@ -208,6 +210,8 @@ class Storage(StateStorage):
             token = _open.set(here)
             try:
                 yield here
+                if sending:
+                    sending.before_commit(here)
                 self.commit(here)
             except BaseException:
                 self.rollback(here)

@@ -318,3 +318,43 @@ def test_script_with_an_outbox_in_memory_sends_at_once(room, sink):
     room.send(mail(), to=ALICE)
 
     assert [reply["Subject"] for reply in sink.replies] == ["hello"]
+
+
+def test_relay_that_answers_late_to_a_content_gets_it_once(room, sink):
+    room.relay.timeout = 0.2
+    room.sending.start()
+    with sink.held():
+        room.send(mail(), to=ALICE)
+        wait_until(lambda: [row for row in outbox.rows(room.storage) if row.due > time.time() + 500])
+
+    wait_until_empty(room)
+    assert sink.offered == 1
+
+
+def test_login_that_the_relay_wants_for_one_recipient_holds_up_nobody(started, sink):
+    sink.answers[BOB] = "530 5.7.0 log in first"
+    started.send(mail("first"), to=[ALICE, BOB])
+    started.send(mail("second"), to=CAROL)
+
+    assert subjects(sink, 1) == ["first"] and subjects(sink, 1, CAROL) == ["second"]
+
+
+def test_mail_waits_for_an_earlier_one_to_more_recipients_than_fit_a_transaction(room, sink):
+    crowd = [f"{number:02}@people.example" for number in range(60)]
+    room.send(mail("first"), to=crowd)
+    room.send(mail("second"), to=crowd[55])
+    room.sending.start()
+
+    assert subjects(sink, 2, crowd[55]) == ["first", "second"]
+    wait_until_empty(room)
+
+
+def test_stop_while_the_relay_is_busy_leaves_only_what_it_has_not_answered(started, sink, monkeypatch):
+    monkeypatch.setattr(sending, "SETTLE_SECONDS", 60)
+    started.send(mail("taken"), to=ALICE)
+    subjects(sink, 1)
+    with sink.held():
+        started.send(mail("offered"), to=BOB)
+        wait_until(lambda: sink.offered == 2)
+        started.sending.stop(0.1)
+        assert [row.recipient for row in outbox.rows(started.storage)] == [BOB]

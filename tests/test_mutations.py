@@ -72,7 +72,10 @@ COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
 """
 PACKAGE = [
     ("test_receiver.py", "receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
-    ("test_receiver.py", "receiver.py", 'return "451 4.3.0 The mail could', 'return None and "'),
+    ("test_receiver.py", "receiver.py", 'answer = "451 4.3.0 The mail', 'answer = "250 2.0.0 The mail'),
+    ("test_receiver.py", "receiver.py", "not self.room.is_slow(recipient)", "True"),
+    ("test_pool.py", "pool.py", "if len(queue) == 1:", "if True:"),
+    ("test_pool.py", "pool.py", "future.set_running_or_notify_cancel()", "True"),
     ("test_room.py", "room.py", "SMTPError(550, ", "SMTPError(450, "),
     ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),
     ("test_room.py", "room.py", "in message.transaction.changes()", "in ()"),

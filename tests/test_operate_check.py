@@ -127,3 +127,39 @@ def test_another_user_creates_no_files_that_the_server_cannot_use(application):
 
     assert check(app) == {"user": "run belongs to user 12345, and this is 0; check as the user of the server"}
     assert [path.name for path in (app.folder / "run").iterdir()] == [".gitkeep"]
+
+
+ALICE = "alice@people.example"
+FAILS = """
+from salmon.routing import route, stateless
+import os
+
+@route("fails@(host)")
+@stateless
+def FAIL(message, host):
+    os.stat("mended")
+"""
+
+
+def test_handler_that_has_answered_a_mail_451_for_more_than_an_hour_is_named_until_it_is_mended(application):
+    app = application(HANDLERS="app.handlers.subscription,app.handlers.fails")
+    (app.folder / "app" / "handlers" / "fails.py").write_text(FAILS)
+    app.start()
+
+    def answers():
+        return [app.send(ALICE, "fails", Message_ID=f"<{number}@people.example>")[0] for number in range(2)]
+
+    assert answers() == [451, 451]
+    first, second = (app.folder / "run" / "failing").iterdir()
+    assert check(app) == {}
+
+    began = float(first.read_text().split()[0])
+    first.write_text(first.read_text().replace(str(began), str(began - 3 * 3600)))
+    os.utime(second, (0, 0))  # this one does not come again
+    assert answers() == [451, 451]
+    assert "app.handlers.fails.FAIL has answered a mail 451 for 3 hours, mails in all: 1" in check(app)["handlers"]
+
+    (app.folder / "mended").touch()
+    assert answers() == [250, 250]
+    assert check(app) == {}
+    assert list((app.folder / "run" / "failing").iterdir()) == []

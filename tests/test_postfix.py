@@ -262,3 +262,37 @@ def test_mail_loop_through_postfix_ends(world, app):
 
     wait_until(lambda: "hopcount exceeded" in world.log(), 60, world.log)
     world.wait_until_empty()
+
+
+ASK = """
+import os
+import time
+
+from salmon.routing import nolocking, route, stateless
+
+
+@route("ask@(host)")
+@stateless
+@nolocking
+def ASK(message, host):
+    while not os.path.exists("run/go"):
+        time.sleep(0.01)
+"""
+
+
+def test_twenty_slow_handlers_at_once_hold_up_no_ordinary_mail(world, app):
+    (app.folder / "app" / "handlers" / "ask.py").write_text(ASK)
+    app.settings["HANDLERS"] = "app.handlers.subscription,app.handlers.ask"
+    app.start()
+
+    for number in range(19):
+        world.send(f"{number}@people.test", "ask@example.com")
+    wait_until(lambda: world.queued() == world.queued("active") == 19, 60, world.log)
+    world.send(ALICE, SUBSCRIBE)
+    world.wait_for_mail("alice")
+    assert world.queued("active") >= 19
+
+    (app.folder / "run" / "go").touch()
+    world.wait_until_empty()
+    assert app.logged().count("to 'ask@example.com'") == 19
+    assert " refused " not in app.logged()

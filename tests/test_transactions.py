@@ -27,7 +27,7 @@ LEDGER = """
 import os
 import signal
 
-from salmon.routing import route, route_like
+from salmon.routing import nolocking, route, route_like
 
 from config import settings
 
@@ -71,8 +71,8 @@ def execute(connection, sql, values=None):
         connection.cursor().execute(sql.replace("?", "%s"), values)
 
 
-def deliver_and_die(*arguments):
-    deliver(*arguments)
+def deliver_and_die(*arguments, **options):
+    deliver(*arguments, **options)
     die("after the commit")
 
 
@@ -145,11 +145,12 @@ in_each = pytest.mark.parametrize("state_storage", ["sqlite", "postgresql", "dja
 
 @pytest.fixture
 def ledger(application):
-    """A function: a running `Ledger` with these settings."""
+    """A function: a running `Ledger` with these settings, with `nolocking` handled by a pool of threads."""
 
-    def ledger(**choices):
+    def ledger(nolocking=False, **choices):
         app = application(HANDLERS="app.handlers.ledger", **choices)
-        (app.folder / "app" / "handlers" / "ledger.py").write_text(LEDGER)
+        handlers = LEDGER.replace("\ndef ODD", "\n@nolocking\ndef ODD") if nolocking else LEDGER
+        (app.folder / "app" / "handlers" / "ledger.py").write_text(handlers)
         (app.folder / "app" / "templates" / "ledger.msg").write_text("Noted\n\nIt is noted.\n")
         path = app.settings.setdefault("STATE_DATABASE", str(app.folder / "run" / "ledger.sqlite3"))
         return Ledger(app.start(), path)
@@ -243,9 +244,10 @@ def test_mail_is_kept_while_the_relay_is_down_and_its_reply_waits(ledger, sink):
 
 
 @in_each
-def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, state_storage):
+@pytest.mark.parametrize("nolocking", [False, True], ids=["ordinary", "nolocking"])
+def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, state_storage, nolocking):
     """Each mail is sent until it is answered 250, to any worker; meanwhile workers are killed and started again."""
-    ledger = ledger(state_storage=state_storage)
+    ledger = ledger(nolocking, state_storage=state_storage)
     first = ledger.app
     workers = [first, *(Application(first.folder, **first.settings) for _ in range(3))]
     senders = [f"{number}@people.example" for number in range(4)]

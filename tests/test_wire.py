@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -247,6 +247,7 @@ def test_each_recipient_gets_an_answer(app, raw, sender):
     first = raw.say(MAIL + b"\r\n.\r\n")
 
     assert first.startswith("250")
+    wait_until(lambda: any(sender in reply.recipients for reply in app.sink.replies))
     if app.protocol == "lmtp":
         assert second.startswith("250")
         assert raw.answer().startswith("550 5.7.1")
@@ -475,7 +476,12 @@ def test_urgent_data_closes_the_connection(app, raw):
 
 def set_in_receiver(app, name, value):
     """Give a constant of `mailroom/receiver.py` another value."""
-    module = app.folder / "mailroom" / "receiver.py"
+    set_in(app, "receiver", name, value)
+
+
+def set_in(app, module, name, value):
+    """Give a constant of a module of the package another value."""
+    module = app.folder / "mailroom" / f"{module}.py"
     text, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", module.read_text(), flags=re.MULTILINE)
     assert changed == 1
     module.write_text(text)
@@ -504,21 +510,53 @@ def test_silent_client_is_closed_with_421(application, protocol):
     assert app.terminate() == 0
 
 
-def test_connections_over_the_limit_wait(application):
+def test_connection_over_the_limit_takes_the_place_of_the_one_that_has_finished_nothing_for_longest(application):
     app = application()
     set_in_receiver(app, "CONNECTIONS", 4)
     app.start()
-    taken = [Raw(app.port, "lmtp") for _ in range(4)]
-    with socket.create_connection(("127.0.0.1", app.port), 60) as waiting:
-        assert all(raw.say(b"NOOP\r\n").startswith("250") for raw in taken for _ in range(3))
-        waiting.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            waiting.recv(1)
-        waiting.settimeout(60)
-        taken[0].close()
-        assert waiting.recv(3) == b"220"
-    for raw in taken[1:]:
+    first, in_command, in_mail, busy = taken = [Raw(app.port, "lmtp") for _ in range(4)]
+    in_mail.begin(ALICE, "news@example.com")
+    for raw in (first, busy):
+        assert raw.say(b"NOOP\r\n").startswith("250")
+    for octet in b"NOOP":  # no command before its end
+        in_command.socket.sendall(bytes([octet]))
+    in_mail.socket.sendall(b"Subject: h")
+    for expelled in (in_command, in_mail):
+        taken.append(Raw(app.port, "lmtp"))
+        assert expelled.answer().startswith("421 4.3.2")
+        assert all(raw.say(b"NOOP\r\n").startswith("250") for raw in (first, busy, *taken[4:]))
+    for raw in taken:
         raw.close()
+
+
+@pytest.mark.parametrize("clients, drips", [(600, True), (1000, False)])
+def test_crowd_that_finishes_nothing_keeps_no_client_out(app, sender, clients, drips):
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port), 60)) for _ in range(clients)]
+        waiting = stack.enter_context(selectors.DefaultSelector())
+        for one in crowd:
+            waiting.register(one, selectors.EVENT_READ)
+        for _ in range(3):
+            for one in crowd if drips else ():
+                with suppress(OSError):
+                    one.sendall(b"N")
+            began = time.monotonic()
+            with Raw(app.port, app.protocol) as client:
+                assert client.mail(sender, "keeps@example.com", MAIL).startswith("250")
+            assert time.monotonic() - began < 10
+
+
+def test_slow_client_that_sends_its_mail_steadily_is_not_closed(application):
+    app = application()
+    set_in_receiver(app, "IDLE_SECONDS", 1)
+    app.start()
+    with Raw(app.port, "lmtp") as raw:
+        assert raw.begin(ALICE, "news@example.com").startswith("354")
+        began = time.monotonic()
+        while time.monotonic() < began + 3:  # longer than silence is borne
+            raw.socket.sendall(b"X: " + b"x" * 1000 + b"\r\n")
+            time.sleep(0.1)
+        assert raw.say(b"\r\nHello.\r\n.\r\n").startswith("250")
 
 
 def test_clients_wait_when_file_descriptors_run_out(application):

@@ -3,13 +3,16 @@
 import smtplib
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from salmon.routing import Router
 from salmon.server import SMTPError
 
-from mailroom import LMTPReceiver, SMTPReceiver
+from mailroom import LMTPReceiver, Message, SMTPReceiver
+from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import assert_in_state
-from tests.mailroom.trial_list import CONFIRMING
+from tests.mailroom.trial_list import CONFIRMING, FORWARD
 
 ALICE = "alice@people.example"
 MAIL = "From: alice@people.example\r\nSubject: hello\r\n\r\n.a dot\r\n"
@@ -106,3 +109,21 @@ def test_smtp_client_at_the_lmtp_port_is_told(client, command):
     if isinstance(client, smtplib.LMTP):
         code, text = client.docmd(command, "people.example")
         assert (code, text) == (500, b"5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")
+
+
+def test_ordinary_mail_is_answered_while_a_slow_handler_runs(client, path, monkeypatch):
+    Router.STATE_STORE = SQLiteStorage(path)
+    began, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(FORWARD, "_salmon_settings", {**FORWARD._salmon_settings, "nolocking": True})
+    monkeypatch.setattr(Message, "forward", lambda message, to: began.set() or go.wait(30))
+    port = client.sock.getpeername()[1]
+    with ThreadPoolExecutor() as pool, type(client)("127.0.0.1", port, timeout=10) as other:
+        slow = pool.submit(client.sendmail, "bob@people.example", [address("postmaster")], MAIL)
+        assert began.wait(10)
+        try:
+            other.sendmail(ALICE, [address("news-subscribe")], MAIL)
+            assert not slow.done()
+        finally:
+            go.set()
+        assert slow.result(10) == {}
+    assert_in_state(CONFIRMING, ALICE, "news")

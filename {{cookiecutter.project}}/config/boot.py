@@ -68,6 +68,7 @@ settings.room = Mailroom(
     replies_per_hour=settings.replies_per_hour,
     renamed_states=settings.renamed_states,
     max_message_size=settings.max_message_size,
+    handler_threads=settings.handler_threads,
 )
 settings.room.load(settings.handlers)
 

@@ -32,6 +32,7 @@ lists = env.list(
 receiver_host = env.host("RECEIVER_HOST", "127.0.0.1")
 receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
 max_message_size = env.int("MAX_MESSAGE_SIZE", 10 * 1024 * 1024, validate=validate.Range(1024, 2**31 - 1))  # octets
+handler_threads = env.int("HANDLER_THREADS", 20, validate=validate.Range(0, 1000))  # for handlers marked @nolocking
 
 # Where mail goes out. A password stands in RELAY_PASSWORD or in .env only, never in this file.
 relay_host = env.host("RELAY_HOST", "127.0.0.1")
@@ -39,6 +40,7 @@ relay_port = env.int("RELAY_PORT", 8825, validate=validate.Range(1, 65535))
 relay_username = env.str("RELAY_USERNAME", "", validate=LOGIN)
 relay_password = env.str("RELAY_PASSWORD", "", validate=LOGIN)
 relay_tls = env.bool("RELAY_TLS", False)
+replies_per_hour = env.int("REPLIES_PER_HOUR", 20, validate=validate.Range(1, 10**6))  # to an address, at most
 
 # Where the states are kept{% if cookiecutter.state_storage == 'postgresql' %}: a URL. A password in it stands in STATE_DATABASE or in .env only, never in this file{% endif %}.
 # % if cookiecutter.__state_database | length > 59
@@ -54,9 +56,6 @@ state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}"
 # % endif
 # Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key is used{% endif %}.
 secret_key = env.str("SECRET_KEY", "", validate=KEY)
-
-# How many replies an address gets in an hour, at most.
-replies_per_hour = env.int("REPLIES_PER_HOUR", 20, validate=validate.Range(1, 10**6))
 
 # Who reads the mail to postmaster@ and abuse@: an address outside of `mail_domain`.
 postmaster = env.address("POSTMASTER", "{{ cookiecutter.__postmaster }}", outside=mail_domain)

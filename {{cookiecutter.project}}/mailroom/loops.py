@@ -1,5 +1,6 @@
 """Limit replies, so that two programs do not write to each other for ever."""
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -21,22 +22,25 @@ class ReplyLimit:
         self.clock = clock
         self._sent: deque[tuple[float, str]] = deque()  # when and to whom, for each reply of the last hour
         self._numbers: Counter[str] = Counter()
+        self._one_thread = threading.Lock()
 
     def is_reached(self, address: str, more: int = 0) -> bool:
         """Return whether `address` has had its replies of the last hour, with `more` to come, or its domain has."""
-        while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
-            _, answered = self._sent.popleft()
-            for counted in (answered, _domain(answered)):
-                self._numbers[counted] -= 1
-                if not self._numbers[counted]:
-                    del self._numbers[counted]
+        with self._one_thread:
+            while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
+                _, answered = self._sent.popleft()
+                for counted in (answered, _domain(answered)):
+                    self._numbers[counted] -= 1
+                    if not self._numbers[counted]:
+                        del self._numbers[counted]
         if self._numbers[_domain(address)] + more >= self.replies_per_hour * DOMAIN:
             return True
         return self._numbers[address] + more >= self.replies_per_hour
 
     def count(self, address: str, replies: int) -> None:
-        self._sent.extend([(self.clock(), address)] * replies)
-        self._numbers.update([address, _domain(address)] * replies)
+        with self._one_thread:
+            self._sent.extend([(self.clock(), address)] * replies)
+            self._numbers.update([address, _domain(address)] * replies)
 
     def clear(self) -> None:
         self._sent.clear()

@@ -50,7 +50,7 @@ class Message(MailRequest):
     def __init__(self, room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) -> None:
         # Salmon's own reads the envelope as if it were headers, which takes a fifth of its time, and takes
         # the headers instead where there is no sender or `email` cannot read it.
-        self.Peer, self.From, self.To, self.Data = peer, _person(sender, room.forwarders), recipient.lower(), data
+        self.Peer, self.From, self.To, self.Data = peer, person(sender, room.forwarders), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
         self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=partial(_Part, Counter())))
@@ -183,7 +183,7 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
         raise SMTPError(554, "5.6.0 The message cannot be read") from error
 
 
-def _person(sender: str, forwarders: Collection[str]) -> str:
+def person(sender: str, forwarders: Collection[str]) -> str:
     """Return the address of a person in an envelope sender, as states and limits know it.
 
     BATV leaves a person in their domain. SRS names another one, and anybody can write it: it is taken off for

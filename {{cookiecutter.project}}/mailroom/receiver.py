@@ -9,22 +9,31 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from salmon import server
+from salmon.routing import Router
 from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
+from mailroom import failing
 from mailroom.envelope import message_id
+from mailroom.message import person
+from mailroom.pool import Pool
 from mailroom.room import Mailroom
 from mailroom.settings import refuse
-from mailroom.storage import handler_name
+from mailroom.storage import StorageError, handler_name, is_locked
 
 LOG = logging.getLogger(__name__)
 
 COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
 ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
-CONNECTIONS = 512  # at once; more of them wait
+CONNECTIONS = 512  # at once; for one more, the idlest is closed
 IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
+IDLE_OCTETS = 1000  # of a mail that take a second do not count as idle
+QUEUE_SECONDS = 300  # for which a mail waits for a thread; Postfix waits ten minutes for the answer
 CLOSE_SECONDS = 5
 REST_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -53,11 +62,17 @@ class _Channel(lmtpd.asynchat.async_chat):
         self.active = time.monotonic()
         self._octets = bytearray()
         self._too_long = False
+        # Answers in their order from the first mail on that is still being handled, each with the `Future` of its mail.
+        self._answers: deque[tuple[Future[str | None] | None, Any]] = deque()
+        self._mail: Future[str | None] | None = None  # the next answer is for this one
+        self._held = b""  # commands that wait for those answers
         super().__init__(self, connection, address, **options)
 
     def collect_incoming_data(self, data: bytes) -> None:
-        self.active = time.monotonic()
-        limit = self.receiver.room.max_message_size if self.get_terminator() == END_OF_MAIL else COMMAND_OCTETS
+        limit = COMMAND_OCTETS
+        if self.get_terminator() == END_OF_MAIL:
+            limit = self.receiver.room.max_message_size
+            self.active = min(time.monotonic(), self.active + len(data) / IDLE_OCTETS)
         self._too_long = self._too_long or len(self._octets) + len(data) > limit
         if self._too_long:
             self._octets.clear()
@@ -71,6 +86,8 @@ class _Channel(lmtpd.asynchat.async_chat):
             self.ac_in_buffer = b""  # ignore what follows QUIT: its answer would not be sent
         elif self.get_terminator() == END_OF_MAIL:
             self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
+            if self._answers:
+                self._held, self.ac_in_buffer = self.ac_in_buffer, b""
         elif self.receiver.stopping:
             self.close_with_421("4.3.2 The service is going down")
         else:
@@ -86,7 +103,49 @@ class _Channel(lmtpd.asynchat.async_chat):
         if self._too_long:
             return "552 5.3.4 The message is too big"
         recipient = recipients[0] if isinstance(recipients, list) else recipients
-        return self.receiver.answer(peer, _text(sender), _text(recipient), data)
+        answer = self.receiver.answer(peer, _text(sender), _text(recipient), data)
+        if not isinstance(answer, Future):
+            return answer
+        self._mail = answer
+        answer.add_done_callback(lambda _: self.receiver.wake(self))
+        return None
+
+    def push(self, answer: Any) -> None:
+        """Send an answer, after those to mails that are still being handled."""
+        if self._mail or self._answers:
+            self._answers.append((self._mail, answer))
+            self._mail = None
+        else:
+            super().push(answer)
+
+    def is_waiting(self) -> bool:
+        """Return whether a mail from here is still being handled."""
+        return bool(self._answers)
+
+    def cancel(self) -> None:
+        """Answer 451 to mails whose turn has not come."""
+        for mail, _ in list(self._answers):
+            if mail:
+                mail.cancel()
+
+    def send_answers(self) -> None:
+        """Send the answers that are known now, and go on with the commands after the last of them."""
+        while self.connected and self._answers and (self._answers[0][0] is None or self._answers[0][0].done()):
+            mail, answer = self._answers.popleft()
+            refusal = mail and ("451 4.3.2 It took too long; try again later" if mail.cancelled() else mail.result())
+            if refusal:
+                answer = refusal.encode("ascii") if isinstance(answer, bytes) else refusal
+            super().push(answer)
+            self.active = time.monotonic()
+        if self.connected and not self._answers:
+            if self.receiver.stopping:
+                self.close_with_421("4.3.2 The service is going down")
+            elif self._held:
+                self.handle_read()
+
+    def recv(self, size: int) -> bytes:
+        held, self._held = self._held, b""
+        return held or super().recv(size)
 
     def unstuffed(self, data: bytes) -> bytes:
         """Undo dot-stuffing where Salmon does not."""
@@ -103,8 +162,8 @@ class _Channel(lmtpd.asynchat.async_chat):
 
     def readable(self) -> bool:
         # Read nothing while answers wait to be sent: they would pile up. Read nothing after a 421: a client sends
-        # that mail again.
-        return not self.producer_fifo
+        # that mail again. And nothing before a mail is answered.
+        return not self.producer_fifo and not self._answers
 
     def _is_leaving(self) -> bool:
         return None in self.producer_fifo  # put there by `close_when_done`
@@ -204,11 +263,55 @@ class _SMTPChannel(_Channel, smtpd.SMTPChannel):
             super().smtp_RCPT(arg)
 
 
-class _Receiver(asyncore.dispatcher):
-    """What both receivers share: the port, the loop, the answers, and the stop."""
+class _Wake(asyncore.dispatcher):
+    """Let other threads end the wait for the sockets: the channels that they give to it send their answers."""
 
-    def __init__(self, room: Mailroom, host: str, port: int) -> None:
+    def __init__(self) -> None:
+        here, self._there = socket.socketpair()
+        self._there.setblocking(False)
+        self._channels: deque[_Channel] = deque()
+        super().__init__(here)
+
+    def __call__(self, channel: _Channel) -> None:
+        self._channels.append(channel)
+        try:
+            self._there.send(b"\0")
+        except OSError:  # full, so that it wakes anyway; or closed
+            pass
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read(self) -> None:
+        self.recv(4096)
+        while self._channels:
+            channel = self._channels.popleft()
+            try:
+                channel.send_answers()
+            except Exception:
+                channel.handle_error()  # as asyncore would: it ends this connection, and no other
+
+    def close(self) -> None:
+        super().close()
+        self._there.close()
+
+
+class _Receiver(asyncore.dispatcher):
+    """What both receivers share: the port, the loop, the answers, and the stop.
+
+    A mail is handled where it is read, in the thread of the loop, unless its address has a handler marked `@nolocking`
+    or it must wait: for an earlier mail of its sender, or for a lock. Then one of at most `handler_threads` handles it;
+    with 0, there are none. A lock is waited for `lock_timeout` seconds there. A stop waits `stop_timeout` seconds for
+    the mails that are being handled.
+    """
+
+    def __init__(
+        self, room: Mailroom, host: str, port: int, lock_timeout: float = 30.0, stop_timeout: float = 30.0
+    ) -> None:
         self.room = room
+        self.lock_timeout = lock_timeout
+        self.stop_timeout = stop_timeout
+        self.pool = Pool(room.handler_threads) if room.handler_threads else None
         self.host = host
         self.port = port
         self.stopping = False
@@ -226,6 +329,7 @@ class _Receiver(asyncore.dispatcher):
         super().__init__(self.host, self.port)
         self.port = self.socket.getsockname()[1]
         self.socket.listen(CONNECTIONS)
+        self.wake = _Wake()
 
     def start(self) -> None:
         """Open the port and receive mail until `stop`, TERM, HUP or INT; the current mail is finished first.
@@ -259,7 +363,7 @@ class _Receiver(asyncore.dispatcher):
         self.stopping = True
 
     def readable(self) -> bool:
-        return len(self._map) <= CONNECTIONS and time.monotonic() >= self._rest_until
+        return time.monotonic() >= self._rest_until
 
     def handle_accept(self) -> None:
         try:
@@ -267,6 +371,7 @@ class _Receiver(asyncore.dispatcher):
         except OSError as error:  # too many open files; Salmon would close the port for good
             LOG.error("%r cannot take a connection now: %s", self, error)
             self._rest_until = time.monotonic() + REST_SECONDS
+            self._close_idlest()
             return
         if accepted is None:
             return
@@ -279,25 +384,64 @@ class _Receiver(asyncore.dispatcher):
             connection.close()
         else:
             self.channel(connection, address)
+            if len(self._channels()) > CONNECTIONS:
+                self._close_idlest()
 
     def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
 
-    def answer(self, peer: Any, sender: str, recipient: str, data: bytes) -> str | None:
-        """Deliver one mail; return None when it was handled, otherwise the answer that refuses it."""
+    def answer(self, peer: Any, sender: str, recipient: str, data: bytes) -> Future[str | None] | str | None:
+        """Deliver one mail; return None when it was handled, the answer that refuses it, or the `Future` of either."""
+        mail = peer, sender, recipient, data
+        if self.pool is None:
+            return self._deliver(*mail)
+        writer = person(sender, self.room.forwarders) or object()  # who has no order
+        # Salmon's Router holds this lock while it runs an ordinary handler.
+        if not self.pool.has(writer) and not self.room.is_slow(recipient) and Router.call_lock.acquire(blocking=False):
+            try:
+                return self._deliver(*mail, waits=False)
+            except StorageError:  # somebody holds a lock, and nothing has changed
+                pass
+            finally:
+                Router.call_lock.release()
+        return self.pool.submit(writer, partial(self._deliver, *mail)) or "451 4.3.2 Too much mail waits"
+
+    def _deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool = True) -> str | None:
+        """Deliver one mail; return None when it was handled, otherwise the answer that refuses it.
+
+        Unless it `waits`, raises `StorageError` when somebody else holds a lock.
+        """
         mail = f"mail from {sender!r} to {recipient!r}, Message-ID {message_id(data)}"
+        answer = "451 4.3.0 The mail could not be handled now; try again later"
         try:
-            self.room.deliver(peer, sender, recipient, data)
+            self._wait_and_deliver(peer, sender, recipient, data, waits)
+            failing.handled(sender, recipient, data)
             return None
         except SMTPError as error:
-            answer = _one_line(str(error))
-            if re.match("[45][0-9][0-9] ", answer):
-                LOG.warning("refused %s: %s%s", mail, answer, f" ({error.__cause__!r})" if error.__cause__ else "")
-                return answer
-            self._log_failure(error, mail)
+            if is_locked(error) and not waits:
+                raise
+            handler, text = handler_name(error), _one_line(str(error))
+            if re.match("[45][0-9][0-9] ", text):
+                LOG.warning("refused %s: %s%s", mail, text, f" ({error.__cause__!r})" if error.__cause__ else "")
+                answer = text
+            else:
+                self._log_failure(error, mail)
         except BaseException as error:  # SystemExit as well: no handler ends the server
+            handler = handler_name(error) or f"a handler for {recipient}"
             self._log_failure(error, mail)
-        return "451 4.3.0 The mail could not be handled now; try again later"
+        if handler and answer.startswith("4"):
+            failing.failed(sender, recipient, data, handler)
+        return answer
+
+    def _wait_and_deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool) -> None:
+        """Deliver one mail; try again for `lock_timeout` seconds where a storage gives up earlier."""
+        deadline = time.monotonic() + (self.lock_timeout if self.pool and waits else 0)
+        while True:
+            try:
+                return self.room.deliver(peer, sender, recipient, data, waits=waits)
+            except StorageError as error:
+                if not is_locked(error) or self.stopping or time.monotonic() > deadline:
+                    raise
 
     def _log_failure(self, error: BaseException, mail: str) -> None:
         LOG.error("%s failed: %s", handler_name(error) or "mailroom", mail, exc_info=error)
@@ -308,22 +452,37 @@ class _Receiver(asyncore.dispatcher):
         self.stop()
 
     def _drop_idle(self, listened: float) -> None:
-        """Close connections that had been silent for `IDLE_SECONDS` at `listened`, when data was last read."""
+        """Close connections that had finished nothing for `IDLE_SECONDS` at `listened`, when data was last read."""
         if listened < self._next_sweep:
             return
         self._next_sweep = listened + IDLE_SECONDS / 10
         for channel in self._channels():
-            if channel.active < listened - IDLE_SECONDS:
+            if channel.is_waiting():
+                if channel.active < listened - QUEUE_SECONDS:
+                    channel.cancel()
+            elif channel.active < listened - IDLE_SECONDS:
                 channel.close_with_421("4.4.2 Nothing was heard for too long")
+
+    def _close_idlest(self) -> None:
+        """Close the connection that has not finished a command or a mail for the longest time."""
+        idle = [channel for channel in self._channels() if not channel.is_waiting()]
+        if idle:
+            min(idle, key=lambda channel: channel.active).close_with_421("4.3.2 There are too many connections")
 
     def _close_channels(self) -> None:
         self.del_channel()
         self.socket.close()
         for channel in self._channels():
-            channel.close_with_421("4.3.2 The service is going down")
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while self._channels() and time.monotonic() < deadline:
+            channel.cancel()
+            if not channel.is_waiting():
+                channel.close_with_421("4.3.2 The service is going down")
+        began = time.monotonic()
+        while channels := self._channels():
+            is_waiting = any(channel.is_waiting() for channel in channels)
+            if time.monotonic() > began + (self.stop_timeout if is_waiting else CLOSE_SECONDS):
+                break
             asyncore.poll2(0.1, self._map)
+        self.wake.close()
 
     def _channels(self) -> list[Any]:
         return [channel for channel in list(self._map.values()) if getattr(channel, "receiver", None) is self]

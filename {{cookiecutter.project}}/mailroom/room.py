@@ -50,7 +50,8 @@ class Mailroom:
     application's own tables where they are missing. A mail has at most `max_message_size` octets. `machines`
     adds to what automated mail is known by: `(headers, pattern, source)` tuples, see `mailroom.machines.Sign`.
     `forwarders` are the domains of whose SRS addresses, `SRS0=…=people.example=alice@forwarder.example`, the
-    person is taken.
+    person is taken. At most `handler_threads` threads handle mail for handlers marked `@nolocking`, and mail that has
+    to wait for a lock; with 0, every mail is handled where it is read.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Mailroom:
         max_message_size: int = 10 * 1024 * 1024,
         machines: Iterable[tuple[Any, ...]] = (),
         forwarders: Iterable[str] = (),
+        handler_threads: int = 20,
     ) -> None:
         if not secret_key and os.path.exists("run/secret_key"):
             refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
@@ -89,6 +91,8 @@ class Mailroom:
         self.max_message_size = max_message_size
         self.machines = Machines(machines)
         self.forwarders = frozenset(map(str.lower, forwarders))
+        self.handler_threads = handler_threads
+        self.has_stopped = False
 
     @property
     def storage(self) -> Storage:
@@ -141,10 +145,15 @@ class Mailroom:
             sys.exit(f"ERROR: {error}")
         except SMTPError as error:
             refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
+        self.has_stopped = False
         self.sending.start()
 
     def stop(self) -> None:
-        """Send what is ready, for a few seconds at most. Receivers call this at their end."""
+        """Send what is ready, for a few seconds at most. Receivers call this at their end.
+
+        Handlers that still run in other threads change nothing any more.
+        """
+        self.has_stopped = True
         self.sending.stop(STOP_SECONDS)
         if not self.sending.is_running():
             self.relay.close()
@@ -153,16 +162,22 @@ class Mailroom:
         """Return whether any handler takes mail for `address`."""
         return any(True for _ in Router.match(address.lower()))
 
+    def is_slow(self, address: str) -> bool:
+        """Return whether a handler for `address`, in whatever state, is marked `@nolocking`."""
+        found = (handler for handlers, _ in Router.match(address.lower()) for handler in handlers)
+        return any(salmon_setting(handler, "nolocking") for handler in found)
+
     def address(self, recipient: str) -> str:
         """Return `recipient`, in our own domain when it has none."""
         return recipient if "@" in recipient else f"{recipient}@{self.domain}"
 
-    def deliver(self, peer: Any, sender: str, recipient: str, data: bytes) -> None:
+    def deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool = True) -> None:
         """Handle the mail `data` (octets) that came from `peer` for one `recipient`.
 
         `sender` is the envelope sender, empty for the null sender. Whatever is raised, nothing has
         changed, and nothing was sent. Raises `salmon.server.SMTPError` with the answer for the client,
-        550 for an address without a handler; anything else is a fault of a handler and wants a 451.
+        550 for an address without a handler; anything else is a fault of a handler and wants a 451. `waits` is
+        that of `Storage.transaction`.
         """
         message = read(self, peer, sender, recipient, data)
         handlers = [handler for found, _ in Router.match(message.To) for handler in found]
@@ -171,7 +186,7 @@ class Mailroom:
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
         mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
-        with self.transaction(message.From, stateless=message.is_automated) as message.transaction:
+        with self.transaction(message.From, message.is_automated, waits) as message.transaction:
             # Equal octets without Message-ID and Received are no mail sent again: somebody wrote it twice.
             can_come_twice = "message-id" in message.base or "received" in message.base
             if can_come_twice and message.transaction.handled(_digest(message)):
@@ -180,6 +195,8 @@ class Mailroom:
             if not message.is_automated:
                 _refuse_without_handler(message, handlers)
             _handle(message)
+            if self.has_stopped:
+                raise SMTPError(451, "4.3.2 The service is going down")
             replies = self._limit_replies(message)
         self.reply_limit.count(message.From, replies)
         LOG.info(
@@ -188,7 +205,9 @@ class Mailroom:
         if message.is_automated:
             LOG.info("not answered: automated mail")
 
-    def transaction(self, sender: str | None = None, stateless: bool = False) -> AbstractContextManager[Transaction]:
+    def transaction(
+        self, sender: str | None = None, stateless: bool = False, waits: bool = True
+    ) -> AbstractContextManager[Transaction]:
         """Return a context for a script or a test: states, own tables and mail of its block are kept together.
 
         with settings.room.transaction() as transaction:
@@ -196,7 +215,7 @@ class Mailroom:
 
         The arguments are those of `Storage.transaction`.
         """
-        return self.storage.transaction(sender, stateless, self.sending)
+        return self.storage.transaction(sender, stateless, self.sending, waits=waits)
 
     def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
         """Put an `email.message.EmailMessage` into the outbox, with the transaction that is open or one of its own.

@@ -29,7 +29,7 @@ def talk(run, home):
 @pytest.mark.parametrize("mail", [CRLF, CRLF.replace("\r\n", "\n")], ids=["CRLF", "LF"])
 def test_mail_in_a_file_comes_octet_by_octet_as_over_the_wire(talk, room, monkeypatch, mail):
     came = []
-    monkeypatch.setattr(room, "deliver", lambda *mail: came.append(mail))
+    monkeypatch.setattr(room, "deliver", lambda *mail, waits=True: came.append(mail))
 
     shown = talk(mail)
     receiver = LMTPReceiver(room, "127.0.0.1", 0)

@@ -18,6 +18,7 @@ from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 from salmon.server import SMTPError
 from salmon.utils import import_settings
 
+from mailroom import failing
 from mailroom import outbox as waiting
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot_quietly
@@ -28,6 +29,7 @@ from mailroom.testing.exchange import with_place
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 SLOW = 1  # second
 OLD_MAIL = 600  # seconds
+OLD_FAILURE = 3600  # seconds
 PROBE = "check@localhost"
 
 
@@ -41,7 +43,7 @@ class Trouble(Exception):
 def check(running: bool, as_json: bool) -> None:
     """Check the installation and the stored states; exit with 1 when something is wrong.
 
-    This checks user, versions, packages, settings, routes, storage, permissions, relay, outbox, host name, and all
+    This checks user, versions, packages, settings, routes, storage, permissions, relay, outbox, handlers, host name, and all
     stored states. It writes a state and deletes it, and connects to the relay; it sends no mail.
 
     \b
@@ -202,6 +204,18 @@ def outbox() -> str:
     return f"{len(rows)} waiting" if rows else "empty"
 
 
+def handlers() -> str:
+    """Look for handlers that have answered the same mail 451 for more than an hour; a bounce comes after days."""
+    old = sorted(mail for mail in failing.mails() if mail[1] - mail[0] > OLD_FAILURE)
+    if old:
+        first, _, handler = old[0]
+        what = (
+            f"{handler} has answered a mail 451 for {(time.time() - first) / 3600:.0f} hours, mails in all: {len(old)}"
+        )
+        raise Trouble(f"{what}; its sender gets a bounce on the fifth day; the log says why")
+    return "none has answered a mail 451 for an hour"
+
+
 def server() -> str:
     """Check whether the server greets."""
     receiver = import_settings(False).receiver
@@ -214,4 +228,4 @@ def server() -> str:
     return f"{receiver.host}:{receiver.port} takes mail"
 
 
-CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, outbox, host_name
+CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, outbox, handlers, host_name

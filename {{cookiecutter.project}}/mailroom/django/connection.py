@@ -1,6 +1,7 @@
 """What a mail must rely on and Django does not promise of a connection; and the transaction of a mail."""
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -8,8 +9,8 @@ from typing import Any
 
 from django.db import DatabaseError, NotSupportedError, connections, transaction
 
-from mailroom.storage import Transaction
-from mailroom.storage.locks import FileLocks
+from mailroom.storage import StorageError, Transaction
+from mailroom.storage.locks import PATIENCE, FileLocks
 from mailroom.storage.servers import has_written, limit_waiting, lock_refused, postgresql_begin, refuse_end
 
 # The attribute of Django's connection that tells which file it has open: `(sqlite3.Connection, identity)`.
@@ -61,7 +62,7 @@ class MailTransaction:
         # In SQLite one can write at a time: the transaction only reads until its handler uses it.
         self.may_write = not (self.is_outermost and self.connection.vendor == "sqlite")
         with ExitStack() as stack:
-            stack.enter_context(_sender_lock(self.connection, number, lock_timeout))
+            stack.enter_context(_sender_lock(self.connection, number, lock_timeout if here.waits else 0))
             if not self.may_write:
                 stack.callback(setattr, self.connection, "transaction_mode", self.connection.transaction_mode)
                 self.connection.transaction_mode = None
@@ -71,7 +72,7 @@ class MailTransaction:
                 begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED" if self.is_outermost else "SELECT 1"
                 options = self.connection.settings_dict["OPTIONS"].get("options")
                 with lock_refused(), self.connection.cursor() as cursor:
-                    cursor.execute(postgresql_begin(begin, number, answer_timeout, lock_timeout, options))
+                    cursor.execute(postgresql_begin(begin, number, answer_timeout, lock_timeout, options, here.waits))
             stack.enter_context(self.connection.execute_wrapper(self._execute))
             self._stack = stack.pop_all()
         self.is_ours = False
@@ -88,8 +89,14 @@ class MailTransaction:
         """Begin to write, where that has not begun."""
         if not self.may_write:
             self.may_write = True
-            self.connection.connection.execute("COMMIT")
-            self.connection.connection.execute("BEGIN IMMEDIATE")
+            connection = self.connection.connection
+            connection.execute("COMMIT")
+            if not self.here.waits:
+                connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                raise StorageError from TimeoutError(f"others write: {error}")
 
     def check(self) -> None:
         """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""

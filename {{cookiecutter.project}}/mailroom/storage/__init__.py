@@ -67,6 +67,7 @@ class Transaction:
         stateless: bool,
         sending: "mailroom.sending.Sending | None" = None,
         durable: bool = True,
+        waits: bool = True,
     ) -> None:
         self.storage = storage
         self.sender = sender
@@ -74,6 +75,7 @@ class Transaction:
         self.locked = None if stateless else sender  # the sender whose other mail waits
         self.sending = sending
         self.durable = durable
+        self.waits = waits
         self.states: dict[tuple[str | None, str | None], str] = {}
         self.mail: list[Envelope] = []
         self.parcels: list[outbox.Parcel] = []  # what of it this worker sends at once
@@ -148,6 +150,11 @@ def failing(failures: Failures, unfit: Failures = ()) -> Iterator[None]:
         raise StorageError from error
 
 
+def is_locked(error: BaseException) -> bool:
+    """Return whether this is the `StorageError` for a lock that was not released in time."""
+    return isinstance(error, StorageError) and isinstance(error.__cause__, TimeoutError)
+
+
 def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str, str, str]:
     """Return the three when they are texts that every database can hold; `NONE` for a key or sender that is None."""
     for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
@@ -195,17 +202,19 @@ class Storage(StateStorage):
         stateless: bool = False,
         sending: "mailroom.sending.Sending | None" = None,
         durable: bool = True,
+        waits: bool = True,
     ) -> Iterator[Transaction]:
         """Lock `sender`, run the block and commit; roll back on an exception. A block within a block joins it.
 
         With `stateless` the sender has no state and is not locked, so that only stateless handlers match. `sending`
-        sends the mail. What is not `durable` may be lost in a power cut, and spares an fsync.
+        sends the mail. What is not `durable` may be lost in a power cut, and spares an fsync. Unless it `waits`, a
+        lock that another one holds is a `StorageError` at once, or within `PATIENCE`; see `is_locked`.
         """
         here = self._joined()
         if here is not None:
             yield here
             return
-        here = Transaction(self, sender, stateless, sending, durable)
+        here = Transaction(self, sender, stateless, sending, durable, waits)
         with self.lock(here):
             token = _open.set(here)
             try:

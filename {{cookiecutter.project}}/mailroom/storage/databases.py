@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, event
 
+from mailroom.storage import Transaction
 from mailroom.storage.servers import limit_waiting, lock_refused, mariadb, postgresql_begin
 
 DEADLOCK = 1213  # in MariaDB: everything was rolled back, and what came next would be committed at once
@@ -70,15 +71,16 @@ class PostgreSQL:
             if connection.pgconn.transaction_status:  # a handler has closed its connection; a rollback takes a while
                 connection.rollback()
 
-    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
+    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
         """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
         # Whatever the server's default is: after the wait for a lock, the new state must be seen.
         begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-        if not durable:
+        if not here.durable:
             begin += "; SET LOCAL synchronous_commit = off"
         waits = self.statement_timeout, self.lock_timeout
         with lock_refused():
-            cursor.execute(postgresql_begin(begin, number, *waits, self.url.query.get("options")), prepare=False)
+            options = self.url.query.get("options")
+            cursor.execute(postgresql_begin(begin, number, *waits, options, here.waits), prepare=False)
 
 
 class MariaDB(PostgreSQL):
@@ -115,9 +117,9 @@ class MariaDB(PostgreSQL):
             if context.original_exception.args[:1] == (DEADLOCK,):
                 context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
-    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
+    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
         if number is not None:
-            cursor.execute("SELECT GET_LOCK(%s, %s)", [f"mailroom {number}", self.lock_timeout])
+            cursor.execute("SELECT GET_LOCK(%s, %s)", [f"mailroom {number}", self.lock_timeout if here.waits else 0])
             if cursor.fetchone()[0] != 1:
                 raise TimeoutError
         cursor.execute("BEGIN")
@@ -139,7 +141,7 @@ class SQLite(PostgreSQL):
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "reset", lambda connection, record, state: connection.rollback())
 
-    def begin(self, cursor: Any, number: int | None, durable: bool) -> None:
+    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
         cursor.execute("BEGIN IMMEDIATE")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from salmon.routing import MemoryStorage
 
-from mailroom.storage import Row, Storage, StoredRow, Transaction, failing
+from mailroom.storage import Row, Storage, StorageError, StoredRow, Transaction, failing
+from mailroom.storage.locks import PATIENCE
 from mailroom.storage.sqlite import Connection, SQLiteStorage
 
 
@@ -57,8 +58,13 @@ class JoinedStorage(Storage):
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
-        with self.one_mail, self.database.lock(here):
-            yield
+        if not self.one_mail.acquire(timeout=-1 if here.waits else PATIENCE):
+            raise StorageError from TimeoutError("another mail is being handled")
+        try:
+            with self.database.lock(here):
+                yield
+        finally:
+            self.one_mail.release()
 
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         for key, sender, state in rows:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PATIENCE = 0.1  # seconds for which the thread that reads the sockets waits for somebody's commit
+
 # By path and never closed: closing any descriptor of a file releases all locks that this process has on it
 # (POSIX, fcntl), also those of another thread.
 _files: dict[str, int] = {}
@@ -37,9 +39,9 @@ class FileLocks:
             return file
 
     @contextmanager
-    def lock(self, byte: int) -> Iterator[None]:
+    def lock(self, byte: int, waits: bool = True) -> Iterator[None]:
         """Hold a lock; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + self.timeout if waits else 0.0
         while not self.acquire(byte):
             if time.monotonic() > deadline:
                 raise TimeoutError

@@ -44,12 +44,13 @@ def has_written(statement: str, cursor: Any) -> bool:
 
 
 def postgresql_begin(
-    begin: str, number: int | None, statement_timeout: float, lock_timeout: float, options: Any = ""
+    begin: str, number: int | None, statement_timeout: float, lock_timeout: float, options: Any = "", waits: bool = True
 ) -> str:
     """Return the SQL, for one round trip, that begins a transaction, limits its waiting and locks the `number`.
 
     The limits, in seconds, hold for the transaction: a pooler gives the session to somebody else after it. A limit
-    that the `options` of the connection name is left as it is. Execute it in `lock_refused`.
+    that the `options` of the connection name is left as it is. Unless it `waits`, the number must be free. Execute it
+    in `lock_refused`.
     """
     limits = {
         "statement_timeout": round(statement_timeout * 1000),
@@ -59,10 +60,12 @@ def postgresql_begin(
         "tcp_keepalives_interval": 5,
         "tcp_keepalives_count": 3,
     }
-    statements = [begin, *(f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in str(options))]
-    if number is not None:
-        statements.append(f"SELECT pg_advisory_xact_lock({number})")  # the server releases it when the worker dies
-    return "; ".join(statements)
+    limited = [f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in str(options)]
+    # The server releases it when the worker dies.
+    lock = [] if number is None else [f"SELECT pg_advisory_xact_lock({number})"]
+    if waits:
+        return "; ".join([begin, *limited, *lock])
+    return "; ".join([begin, "SET LOCAL lock_timeout = 1", *lock, "RESET lock_timeout", *limited])
 
 
 @contextmanager

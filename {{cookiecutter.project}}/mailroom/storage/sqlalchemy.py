@@ -148,7 +148,7 @@ class SQLAlchemyStorage(TableStorage):
     def _connect(self) -> None:
         self._database = _database(self.url, *self.timeouts)
         arguments = self._database.arguments()
-        pool: Any = {"poolclass": StaticPool} if self._database.is_in_memory else {"pool_timeout": self.timeouts[0]}
+        pool: Any = {"poolclass": StaticPool} if self._database.is_in_memory else {"max_overflow": -1}  # threads
         engine = sqlalchemy.create_engine(
             self._database.url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=arguments, **pool
         )
@@ -186,7 +186,7 @@ class SQLAlchemyStorage(TableStorage):
         with self._failing():
             begin = self._database.begin
             here.connected, _ = self._first_use(
-                self._engine.connect, lambda pooled: begin(pooled.cursor(), number, here.durable)
+                self._engine.connect, lambda pooled: begin(pooled.cursor(), number, here)
             )
             here.connected.begin()
 

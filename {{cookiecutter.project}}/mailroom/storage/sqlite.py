@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import math
 import os
 import random
 import re
@@ -17,7 +18,7 @@ from urllib.parse import quote
 
 from mailroom import outbox
 from mailroom.storage import LOG, SLOW_TRANSACTION, StorageError, Tables, Transaction, copies, failing, handler_name
-from mailroom.storage.locks import FairLock, FileLocks, lock_number
+from mailroom.storage.locks import PATIENCE, FairLock, FileLocks, lock_number
 from mailroom.storage.tables import ADD_CHANGED, COLUMNS, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
@@ -61,6 +62,7 @@ class SQLiteStorage(TableStorage):
         self._connections: dict[int, Connection] = {}  # by thread
         self._opening = threading.RLock()
         self._write_lock = FairLock()
+        self._written_since = math.inf  # by a thread of this process
 
     def open(self) -> None:
         """Open the file; create it where there is none, and add tables and columns that are missing."""
@@ -129,8 +131,10 @@ class SQLiteStorage(TableStorage):
             self.open()  # which creates the folder
         with ExitStack() as stack:
             with failing(OSError):
+                if not here.waits and time.monotonic() > self._written_since + PATIENCE:
+                    raise TimeoutError
                 if here.locked is not None:
-                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.locked)))
+                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.locked), here.waits))
             yield
 
     def begin(self, here: Transaction) -> Any:
@@ -175,11 +179,12 @@ class SQLiteStorage(TableStorage):
 
     def _begin(self, here: Transaction) -> "Connection":
         """Wait for those who write, begin the transaction of the database, and return the connection."""
-        deadline = time.monotonic() + self.write_timeout
-        if not self._write_lock.acquire(self.write_timeout):
-            raise StorageError from TimeoutError(f"others have written for {self.write_timeout} seconds")
+        timeout = self.write_timeout if here.waits else PATIENCE
+        deadline = time.monotonic() + timeout
+        if not self._write_lock.acquire(timeout):
+            raise StorageError from TimeoutError(f"others have written for {timeout} seconds")
         try:
-            with self._failing():
+            with _statement, self._failing():
                 self._connection().set_durable(here.durable)
             self.fetch("BEGIN IMMEDIATE", deadline=deadline)
             connection = self._connection()
@@ -188,6 +193,7 @@ class SQLiteStorage(TableStorage):
             self._write_lock.release()
             raise
         here.begun_at, here.changes_before = time.monotonic(), connection.total_changes
+        self._written_since = here.begun_at
         return connection
 
     def _end(self, here: Transaction) -> None:
@@ -196,6 +202,7 @@ class SQLiteStorage(TableStorage):
             if not here.connected.in_transaction:  # else this would commit
                 here.connected.isolation_level = None
         here.connected = None
+        self._written_since = math.inf
         self._write_lock.release()
         seconds = time.monotonic() - here.begun_at
         if seconds > SLOW_TRANSACTION:
@@ -218,8 +225,10 @@ class SQLiteStorage(TableStorage):
                     return rows
             except (sqlite3.Error, OSError) as error:
                 deadline = deadline or time.monotonic() + self.write_timeout
-                if not _is_busy(error) or time.monotonic() > deadline:
+                if not _is_busy(error):
                     raise self._failure(error) from error
+                if time.monotonic() > deadline:
+                    raise StorageError from TimeoutError(f"others write: {error}")
             time.sleep(random.uniform(0.0005, 0.005))
 
     def _failure(self, error: Exception) -> StorageError:

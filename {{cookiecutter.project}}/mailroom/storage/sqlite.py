@@ -430,6 +430,7 @@ def _after_fork_in_child() -> None:
     for storage in list(_storages):
         _abandoned.extend(storage._connections.values())
         storage._reset_connections()
+        storage._watch._one_thread = threading.RLock()  # a thread of the parent may have held it
     _statement.release()
 
 

@@ -215,6 +215,7 @@ GOOD = {
     "RELAY_TLS": ["yes", "no", "True", "0"],
     "STATE_DATABASE": ["elsewhere/states"],
     "REPLIES_PER_HOUR": ["1", "1000000"],
+    "HANDLER_THREADS": ["0", "1000"],
     "POSTMASTER": ["root@localhost", "o'neil+x@mail.example"],
     "SECRET_KEY": ["", "k" * 32],
     "HANDLERS": ["app.handlers.subscription", " one , two.three "],
@@ -236,6 +237,7 @@ BAD = {
     "STATE_DATABASE": ["", "a\nb"],
     "SECRET_KEY": ["a\nb", "k" * 31, "k" * 40 + "\n"],
     "REPLIES_PER_HOUR": ["0", "-5", "many"],
+    "HANDLER_THREADS": ["-1", "1001", "many"],
     "POSTMASTER": ["", "root", "@localhost", "a b@c", "a@b@c", "a@example.com", "a@b c", "a,b@c.example"],
 }
 

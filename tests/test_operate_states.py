@@ -1,6 +1,7 @@
 """`operate.py states` as an operator meets it: beside a running server, with many rows, with old shelves."""
 
 import contextlib
+import inspect
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from mailroom.storage.sqlite import SQLiteStorage
 from tests.baking import STORAGES
+from tests.mailroom.commands.conftest import ThreeMethods
 from tests.memory import greatest_memory
 from tests.waiting import wait_until
 
@@ -126,30 +128,12 @@ def test_state_is_set_between_two_mails_only(application):
     assert list(storage) == []
 
 
-THREE_METHODS = """
-from salmon.routing import StateStorage
-
-
-class Storage(StateStorage):
-    def get(self, key, sender):
-        return "START"
-
-    def set(self, key, sender, state):
-        pass
-
-    def clear(self):
-        pass
-
-
-Router.STATE_STORE = Storage()
-"""
-
-
 def test_storage_that_does_not_yield_its_rows_is_named(application):
     app = application(state_storage="sqlite")
     boot = app.folder / "config" / "boot.py"
     with open(boot, "a") as file:
-        file.write(THREE_METHODS)
+        file.write("\nfrom salmon.routing import StateStorage\n\n\n" + inspect.getsource(ThreeMethods))
+        file.write("\n\nRouter.STATE_STORE = ThreeMethods()\n")
 
     assert "config/boot.py: a storage must yield its rows" in one_line_refusal(states(app, "list"))
 

@@ -45,6 +45,11 @@ def message_id(data: bytes) -> str:
     return found[1].decode("ascii") if found else "unknown"
 
 
+def describe(sender: str, recipient: str, data: bytes) -> str:
+    """Return how the log names a mail that came in."""
+    return f"mail from {sender!r} to {recipient!r}, Message-ID {message_id(data)}"
+
+
 def seconds_for(octets: int) -> float:
     """Return how long the relay may take for a mail of that many octets."""
     return SECONDS + octets / OCTETS_A_SECOND

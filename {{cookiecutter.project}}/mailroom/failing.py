@@ -11,7 +11,6 @@ FOLDER = Path("run/failing")
 MAX_FILES = 100
 FORGET = 6 * 3600  # seconds without another try, after which the sending server has given up
 
-
 # For each mail that is handled, a look at the folder takes 60 µs: another thread goes on meanwhile.
 LOOK = 1  # second
 _next_look, _is_empty = 0.0, True

@@ -42,12 +42,13 @@ CLAIM = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ? AND due = ?"
 SET_BACK = "UPDATE outbox SET due = ?, tries = tries + 1, answer = ? WHERE mail = ? AND recipient = ?"
 RETRY = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ?"
 DELETE = "DELETE FROM outbox WHERE mail = ? AND recipient = ?"
-DELETE_MAIL = "DELETE FROM outgoing WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = outgoing.id)"
+DELETE_SENT = "DELETE FROM outgoing WHERE {} AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = outgoing.id)"
+DELETE_MAIL = DELETE_SENT.format("id = ?")
 
 # What was claimed before a time, and is not sent yet.
 RELEASE_OLDER = f"""
-    UPDATE outbox SET due = ? WHERE tries = 0 AND due > ?
-    AND due - {QUEUED + MARGIN} - (SELECT {SECONDS} + length(data) / {OCTETS_A_SECOND}.0 FROM outgoing WHERE id = mail) < ?"""
+    UPDATE outbox SET due = ? WHERE tries = 0 AND due > ? AND due - {QUEUED + MARGIN}
+    - (SELECT {SECONDS} + length(data) / {OCTETS_A_SECOND}.0 FROM outgoing WHERE id = mail) < ?"""
 
 _one_id = threading.Lock()
 _last_id = 0
@@ -80,13 +81,18 @@ class Parcel:
     answers: dict[str, Answer] = field(default_factory=dict)
     rows: list[tuple[int, str]] = field(default_factory=list)  # those that were claimed first
 
-    def renewed(self) -> float:
-        """Return when a claim ends that begins now."""
-        return time.time() + QUEUED + seconds_for(self.octets) + MARGIN
-
     def is_late(self) -> bool:
         """Return whether the claim may end before an SMTP transaction that begins now."""
-        return self.due < time.time() + seconds_for(self.octets) + MARGIN
+        return self.due < claim_end(self.octets) - QUEUED
+
+    def is_last(self, answer: Answer) -> bool:
+        """Return whether a refusal is for good: the relay says so, or it has been tried for long enough."""
+        return answer.is_final or is_old(self.created)
+
+
+def claim_end(octets: int) -> float:
+    """Return when a claim ends that begins now, of a mail of that many octets."""
+    return time.time() + QUEUED + seconds_for(octets) + MARGIN
 
 
 def store(here: Transaction) -> None:
@@ -101,7 +107,7 @@ def store(here: Transaction) -> None:
         parcel = Parcel(_new_id(), envelope.sender, recipients, len(envelope.data), now, now, envelope.data)
         fits = len(recipients) <= MAX_RECIPIENTS and others.isdisjoint(recipients)
         if sending and sending.has_room(parcel) and len(ahead) < BACKLOG and fits:
-            parcel.due = parcel.renewed()
+            parcel.due = claim_end(parcel.octets)
             here.parcels.append(parcel)
         else:
             others.update(recipients)
@@ -150,7 +156,7 @@ def renew(storage: Storage, parcel: Parcel, seconds: float = 0) -> None:
 
 def claim(here: Transaction, parcel: Parcel, seconds: float = 0) -> bool:
     """Claim a parcel anew, as far as nobody else has done so; return whether anything is left of it."""
-    before, parcel.due = parcel.due, parcel.renewed() + seconds
+    before, parcel.due = parcel.due, claim_end(parcel.octets) + seconds
     here.storage.execute(here, CLAIM, *((parcel.due, parcel.mail, recipient, before) for recipient in parcel.tries))
     mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, parcel.due))
     parcel.tries = {recipient: parcel.tries[recipient] for (recipient,) in mine}
@@ -171,8 +177,8 @@ def settle(storage: Storage, parcels: list[Parcel]) -> None:
                 if answer.is_yes:
                     storage.execute(here, DELETE, (parcel.mail, recipient))
                 else:
-                    is_last = answer.is_final or is_old(parcel.created)
-                    due = None if is_last else time.time() + RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
+                    wait = RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
+                    due = None if parcel.is_last(answer) else time.time() + wait
                     storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
             storage.execute(here, DELETE_MAIL, (parcel.mail,))
 
@@ -203,7 +209,7 @@ def give_up_old(storage: Storage) -> list[Row]:
 def retry(storage: Storage, chosen: list[Row]) -> list[Row]:
     """Make rows due that were refused or set back for long, and return these; a worker may be sending any other."""
     now = time.time()
-    found = [row for row in chosen if row.due is None or row.due > now + QUEUED + seconds_for(row.octets) + MARGIN]
+    found = [row for row in chosen if row.due is None or row.due > claim_end(row.octets)]
     with _writing(storage) as here:
         storage.execute(here, RETRY, *((now, row.mail, row.recipient) for row in found))
     return found

@@ -19,7 +19,7 @@ from salmon.routing import Router
 from salmon.server import SMTPError, asyncore, lmtpd, smtpd
 
 from mailroom import failing
-from mailroom.envelope import message_id
+from mailroom.envelope import describe
 from mailroom.message import person
 from mailroom.pool import Pool
 from mailroom.room import Mailroom
@@ -411,7 +411,6 @@ class _Receiver(asyncore.dispatcher):
 
         Unless it `waits`, raises `StorageError` when somebody else holds a lock.
         """
-        mail = f"mail from {sender!r} to {recipient!r}, Message-ID {message_id(data)}"
         answer = "451 4.3.0 The mail could not be handled now; try again later"
         try:
             self._wait_and_deliver(peer, sender, recipient, data, waits)
@@ -422,13 +421,14 @@ class _Receiver(asyncore.dispatcher):
                 raise
             handler, text = handler_name(error), _one_line(str(error))
             if re.match("[45][0-9][0-9] ", text):
-                LOG.warning("refused %s: %s%s", mail, text, f" ({error.__cause__!r})" if error.__cause__ else "")
+                cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+                LOG.warning("refused %s: %s%s", describe(sender, recipient, data), text, cause)
                 answer = text
             else:
-                self._log_failure(error, mail)
+                self._log_failure(error, sender, recipient, data)
         except BaseException as error:  # SystemExit as well: no handler ends the server
             handler = handler_name(error) or f"a handler for {recipient}"
-            self._log_failure(error, mail)
+            self._log_failure(error, sender, recipient, data)
         if handler and answer.startswith("4"):
             failing.failed(sender, recipient, data, handler)
         return answer
@@ -443,8 +443,8 @@ class _Receiver(asyncore.dispatcher):
                 if not is_locked(error) or self.stopping or time.monotonic() > deadline:
                     raise
 
-    def _log_failure(self, error: BaseException, mail: str) -> None:
-        LOG.error("%s failed: %s", handler_name(error) or "mailroom", mail, exc_info=error)
+    def _log_failure(self, error: BaseException, *mail: Any) -> None:
+        LOG.error("%s failed: %s", handler_name(error) or "mailroom", describe(*mail), exc_info=error)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:

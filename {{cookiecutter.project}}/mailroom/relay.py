@@ -127,8 +127,8 @@ class Relay(server.Relay):
         """Send one `Envelope` within `seconds_for` it, and return the relay's `Answer` for each recipient.
 
         A relay that looks into the content may answer late: with `prolong`, a function of seconds that is called first,
-        it has `LAST_ANSWER` more for that. Raises `Unreachable` when the relay takes no mail at all, and another `OSError` or `smtplib.SMTPException`
-        when the connection ended in the middle of this one.
+        it has `LAST_ANSWER` more for that. Raises `Unreachable` when the relay takes no mail at all, and another
+        `OSError` or `smtplib.SMTPException` when the connection ended in the middle of this one.
         """
         deadline = time.monotonic() + seconds_for(len(envelope.data))
         with self._one_mail:

@@ -23,7 +23,7 @@ from salmon.server import SMTPError
 from salmon.utils import import_settings
 
 from mailroom import handlers as known
-from mailroom.envelope import message_id
+from mailroom.envelope import describe
 from mailroom.files import make_private
 from mailroom.loops import ReplyLimit
 from mailroom.machines import Machines
@@ -185,7 +185,7 @@ class Mailroom:
             raise SMTPError(550, "5.1.1 There is no such address here")
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:
             raise SMTPError(554, "5.4.6 The mail goes round in circles")
-        mail = f"mail from {message.From!r} to {message.To!r}, Message-ID {message_id(data)}"
+        mail = describe(message.From, message.To, data)
         with self.transaction(message.From, message.is_automated, waits) as message.transaction:
             # Equal octets without Message-ID and Received are no mail sent again: somebody wrote it twice.
             can_come_twice = "message-id" in message.base or "received" in message.base

@@ -142,17 +142,20 @@ class Sending:
                     if self._failures:
                         self._give_up_old()
                     parcel.answers = self._answers(parcel)
-                    with self._changed:
-                        self._answered.append(self._queue.popleft())
-                        self._octets -= parcel.octets
+                    self._leave_queue()
                     self._failures = 0
             except (OSError, SMTPError) as error:
                 self._rest(error.__cause__ or error)
             except Exception as error:  # a fault of ours, which stops no other mail
                 LOG.exception("the outbox fails")
                 if parcel is not None and self._queue and self._queue[0] is parcel:
-                    self._answered.append(self._queue.popleft())  # without answers: its claim ends
+                    self._leave_queue()  # without answers: its claim ends
                 self._rest(error)
+
+    def _leave_queue(self) -> None:
+        with self._changed:
+            self._answered.append(self._queue.popleft())
+            self._octets -= self._answered[-1].octets
 
     def _next(self) -> Parcel | None:
         """Return the mail that is to be sent next, when it is time; None when this ends."""
@@ -220,7 +223,7 @@ class Sending:
             mail = f"mail with Message-ID {message_id(envelope.data)} to {recipient}"
             if answer.is_yes:
                 LOG.info("sent %s: %s", mail, answer)
-            elif answer.is_final or outbox.is_old(parcel.created):
+            elif parcel.is_last(answer):
                 LOG.error("refused for good, %s: %s", mail, answer)
             else:
                 LOG.warning("set back %s: %s", mail, answer)

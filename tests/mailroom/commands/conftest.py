@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from salmon.routing import MemoryStorage
+from salmon.routing import MemoryStorage, StateStorage
 
 from mailroom.commands import operate
 
@@ -17,6 +17,19 @@ class WalkableStorage(MemoryStorage):
     def __iter__(self):
         for cell, state in list(self.states.items()):
             yield (*ast.literal_eval(cell), state)
+
+
+class ThreeMethods(StateStorage):
+    """The storage of Salmon's "Writing A State Storage Backend": it does not show its rows."""
+
+    def get(self, key, sender):
+        return "START"
+
+    def set(self, key, sender, state):
+        pass
+
+    def clear(self):
+        pass
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import time
 from datetime import datetime, timezone
 
 import pytest
-from salmon.routing import Router, StateStorage
+from salmon.routing import Router
 
 from mailroom.storage import current
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
-from tests.mailroom.commands.conftest import WalkableStorage
+from tests.mailroom.commands.conftest import ThreeMethods, WalkableStorage
 
 MODULE = "tests.mailroom.trial_list"
 KEY = f"{MODULE}:news"
@@ -301,19 +301,6 @@ def test_import_tells_of_states_without_a_handler(states):
     row = json.dumps({"key": KEY, "sender": NEW, "state": "GONE"})
 
     assert f"No handler has the state GONE of {KEY}: 1 rows" in states("import", input=row)
-
-
-class ThreeMethods(StateStorage):
-    """The storage of Salmon's "Writing A State Storage Backend": it does not show its rows."""
-
-    def get(self, key, sender):
-        return "START"
-
-    def set(self, key, sender, state):
-        pass
-
-    def clear(self):
-        pass
 
 
 def test_storage_that_does_not_yield_its_rows_is_named(run):

@@ -180,9 +180,8 @@ def forget(storage: Storage, sender: str) -> None:
     SQLite the -wal file until the server stops, and with Django the log of the admin.
     """
     put_to_start(storage, sender)
-    spellings = {sender.lower(), as_salmon_writes(sender)}
     waiting = outbox.rows(storage) if storage.is_shared else []
-    found = [row for row in waiting if row.recipient.lower() in spellings]
+    found = [row for row in waiting if row.recipient.lower() in spellings(sender)]
     outbox.drop(storage, found)
     for row in found:
         click.echo(f"dropped  {row.mail}  {row.recipient}")
@@ -210,9 +209,12 @@ def as_salmon_writes(sender: str) -> str:
 
 
 def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[StoredRow]:
-    """Return the rows of a sender, who may have been written otherwise by an older application."""
-    spellings = {sender.lower(), as_salmon_writes(sender)}
-    return list(rows_in(storage, None, to, spellings.__contains__))
+    return list(rows_in(storage, None, to, spellings(sender).__contains__))
+
+
+def spellings(sender: str) -> set[str]:
+    """Return how an address may be written in the storage: an older application wrote it otherwise."""
+    return {sender.lower(), as_salmon_writes(sender)}
 
 
 def rows_in(

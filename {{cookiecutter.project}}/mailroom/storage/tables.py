@@ -139,7 +139,4 @@ class TableStorage(Storage):
             self._next_sweep = now + SWEEP_INTERVAL
             self.execute(here, "DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
             # Two workers that delete its last recipients at the same moment leave a mail.
-            left = (
-                "DELETE FROM outgoing WHERE created < ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE mail = outgoing.id)"
-            )
-            self.execute(here, left, (now - SWEEP_INTERVAL,))
+            self.execute(here, outbox.DELETE_SENT.format("created < ?"), (now - SWEEP_INTERVAL,))

@@ -1,9 +1,11 @@
 """The relay is a real server on loopback, with and without PIPELINING (RFC 2920)."""
 
+import os
+import resource
 import socket
 import ssl
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from email.message import EmailMessage
 
 import pytest
@@ -122,6 +124,27 @@ def test_relay_reconnects_when_the_connection_was_closed(server, relay):
     relay.send_now(MAIL)
     assert refused.value.code == 451
     assert (len(server.mails), server.connections) == (2, 3)
+
+
+def test_mail_leaves_where_more_than_1024_files_are_open(server, relay):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    with ExitStack() as files:
+        for _ in range(1100):
+            files.enter_context(open(os.devnull))
+        answers = relay.transfer(MAIL, prolong=lambda seconds: None)
+
+    assert [answer.code for answer in answers.values()] == [250]
+
+
+def test_fault_in_the_middle_of_a_mail_leaves_the_next_one_its_own_answers(server, relay, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(ValueError):
+        patched.setattr("select.poll", lambda: int("a fault"))
+        relay.transfer(MAIL, prolong=lambda seconds: None)
+
+    relay.send_now(MAIL)
+
+    assert len(server.mails) == 2
 
 
 def test_line_end_in_an_address_becomes_no_command(server, relay):

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import select
 import smtplib
+import socket
 import ssl
 import threading
 import time
@@ -140,7 +141,7 @@ class Relay(server.Relay):
                     answers.update(dict.fromkeys(taken, last))
                 else:
                     self._forget()
-            except (OSError, smtplib.SMTPException):
+            except BaseException:  # the next mail must not read the answers to this one
                 self._forget()
                 raise
         return answers
@@ -202,7 +203,7 @@ class Relay(server.Relay):
         self._wait_until(deadline, self.timeout if len(octets) < LARGE else seconds_for(len(octets)))
         self._connection.send(octets)
         patience = self.timeout
-        if prolong and not select.select([self._connection.sock], [], [], self.timeout)[0]:
+        if prolong and not _has_answer(self._connection.sock, self.timeout):
             prolong(LAST_ANSWER)
             patience, deadline = LAST_ANSWER, time.monotonic() + LAST_ANSWER
         answers = []
@@ -231,6 +232,13 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _has_answer(connection: socket.socket, seconds: float) -> bool:
+    """Return whether something can be read within `seconds`."""
+    poll = select.poll()  # `select.select` fails where more than 1,024 files are open
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _stuffed(data: bytes) -> bytes:

@@ -93,11 +93,16 @@ def test_outbox_in_memory_is_told(run, room):
     assert result.exit_code == 1 and "its outbox is in the memory of the server" in result.output
 
 
-def test_forget_drops_the_mail_to_a_sender(run, waiting):
+def test_forget_drops_the_mail_to_a_sender_by_batv_too_and_not_to_a_subaddress(run, room, waiting):
+    tagged = ["prvs=1234ABCDEF=bob@People.example", "btv1==abc==bob@people.example"]
+    with room.transaction() as here:
+        here.send(b"\r\n", [*tagged, "prvs=1234abcdef=alice@people.example", "bob+news@people.example"], "<>")
     printed = run("states", "forget", "bob@people.example").stdout
 
-    assert recipients(waiting) == [ALICE, CAROL]
-    assert "dropped  " in printed and BOB in printed
+    assert sorted(recipients(waiting)) == sorted(
+        [ALICE, CAROL, "prvs=1234abcdef=alice@people.example", "bob+news@people.example"]
+    )
+    assert all(f"  {recipient}\n" in printed for recipient in [BOB, *tagged])
 
 
 def test_check_tells_of_mail_that_was_refused_or_waits_for_long(run, room, waiting):

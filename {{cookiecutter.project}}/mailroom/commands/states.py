@@ -17,6 +17,8 @@ from mailroom.commands.addresses import key_at, modules_at, no_such_address
 from mailroom.commands.booted import with_states
 from mailroom.commands.transfer import export, import_, shown, to_line
 from mailroom.handlers import has_handler, states_by_module
+from mailroom.message import person
+from mailroom.room import current
 from mailroom.storage import Storage, StoredRow
 
 
@@ -181,7 +183,7 @@ def forget(storage: Storage, sender: str) -> None:
     """
     put_to_start(storage, sender)
     waiting = outbox.rows(storage) if storage.is_shared else []
-    found = [row for row in waiting if row.recipient.lower() in spellings(sender)]
+    found = [row for row in waiting if person(row.recipient, current().forwarders) in spellings(sender)]
     outbox.drop(storage, found)
     for row in found:
         click.echo(f"dropped  {row.mail}  {row.recipient}")

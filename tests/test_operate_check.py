@@ -55,18 +55,21 @@ def test_handler_that_cannot_be_imported_is_told(application):
     assert re.search(r"\(app/handlers/postmaster\.py:\d+\)$", told)
 
 
-def test_installed_config_that_salmon_start_would_import_is_told(application, tmp_path):
+def test_installed_config_that_salmon_start_imports_is_told_and_the_unit_of_systemd_starts_ours(application, tmp_path):
+    """No code of ours runs before Salmon imports `config.settings`, so its traceback is all that a start can show."""
     app = application()
     (tmp_path / "installed" / "config").mkdir(parents=True)
     other = tmp_path / "installed" / "config" / "__init__.py"
     other.touch()
+    unit = (app.folder / "deploy" / "systemd" / "app@.service").read_text()
+    (path,) = re.findall("^Environment=PYTHONPATH=(.+)$", unit, re.MULTILINE)
 
     app.settings["PYTHONPATH"] = tmp_path / "installed"
     told = check(app)["packages"]
     started = app.run("salmon", "start", "--no-daemon")
-    app.settings["PYTHONPATH"] = f"{app.folder}:{tmp_path / 'installed'}"
+    app.settings["PYTHONPATH"] = f"{path.replace('/srv/%p', str(app.folder))}:{tmp_path / 'installed'}"
 
-    assert told == f"{other} comes before config/ here; uninstall it, or put {app.folder} on PYTHONPATH"
+    assert told == f"`salmon start` imports {other}, not config/; uninstall it, or set PYTHONPATH={app.folder}"
     assert started.returncode == 1 and "No module named 'config.settings'" in started.stderr
     assert check(app) == {}
     app.start()

@@ -92,11 +92,11 @@ def versions() -> str:
 
 
 def packages() -> str:
-    """Look for an installed `config`, which `salmon start` would import: it looks into this folder last."""
+    """Look for an installed `config`, which `salmon start` imports instead of ours: it searches this folder last."""
     spec: Any = PathFinder.find_spec("config", [*sys.path[1:], os.getcwd()])
     if not Path(spec.origin).samefile("config/__init__.py"):
-        raise Trouble(f"{spec.origin} comes before config/ here; uninstall it, or put {Path.cwd()} on PYTHONPATH")
-    return "nothing installed hides config"
+        raise Trouble(f"`salmon start` imports {spec.origin}, not config/; uninstall it, or set PYTHONPATH={Path.cwd()}")
+    return "none hides config"
 
 
 def settings() -> str:

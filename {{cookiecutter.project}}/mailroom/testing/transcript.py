@@ -7,11 +7,11 @@
         I want to join.
     <- Subject: Please confirm your subscription   the reply: headers, an empty line, lines of its text
        Reply-To: {confirm}                         {name} stands for anything at first, then for the same again
-    bob@people.example <- Subject: Alice is here   a mail to somebody else, or to several with commas
+    bob@people.example <- Subject: Alice is here   a mail to another recipient, or to several with commas
     [CONFIRMING]                                   the sender's state now; [dev: START] is the one at another address
     550                                            or: the mail is refused with this code, or code and text
 
-All mails that go out are written down, in their order: without a `<-`, none does.
+A transcript lists all mail that goes out, in its order: without a `<-`, none does.
 """
 
 import re
@@ -26,21 +26,21 @@ from mailroom.plain_text import one_line
 from mailroom.testing.exchange import Exchange, exchange, make_mail, state_at
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
-REPLY = re.compile(r"(\S+\s+)?<-(?:\s+(.*))?")
+REPLY = re.compile(r"(?:(\S+)\s+)?<-(?:\s+(.*))?")
 STATE = re.compile(r"\[(?:([^\s:\]]+):\s*)?(\w+)\]")
 REFUSAL = re.compile(r"[45]\d\d\b.*")
 HEADER = re.compile(r"([!-9;-~]+):\s*(.*)")
 NAME = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-Names = dict[str, str]  # what each {name} stands for
+Names = dict[str, str]  # the value of each {name}
 
 
 class Difference(Exception):
-    """A line of a transcript does not hold, or cannot be read; the text names the line and the actual result."""
+    """A line of a transcript cannot be read, or the mail has another result; the text names the line and the result."""
 
 
 @dataclass
 class Line:
-    """A line: its number and text in the file, and the lines below that belong to it."""
+    """A line of the file, with the indented and empty lines below it."""
 
     number: int
     text: str
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass
 class Mail:
-    """A mail of a transcript: its line, the comments before it, and what is expected."""
+    """A mail of a transcript: its line, the notes before it, and the lines with its expected result."""
 
     line: Line
     notes: list[str]
@@ -57,53 +57,48 @@ class Mail:
 
 
 class Transcript:
-    """The conversation in `text`; messages call it `name`. Raises `Difference` for a line that cannot be read."""
+    """The conversation in `text`; error messages call it `name`. Raises `Difference` for a line that cannot be read."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.mails: list[Mail] = []
-        self._notes: list[str] = []
-        self._open: Line | None = None
-        for number, line in enumerate(text.expandtabs().splitlines(), 1):
-            self._read(Line(number, line.rstrip()))
+        lines, notes = [Line(0, "")], []
+        for number, content in enumerate(text.expandtabs().splitlines(), 1):
+            line = Line(number, content.rstrip())
+            is_below = line.text[:1] in ("", " ")
+            (lines[-1].below if is_below else lines).append(line)
+        for line in lines:
+            takes_more = MAIL.fullmatch(line.text) or REPLY.fullmatch(line.text)
+            if MAIL.fullmatch(line.text):
+                self.mails.append(Mail(line, notes))
+                notes = []
+            elif takes_more or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text):
+                if not self.mails:
+                    raise self._broken(line, "comes before the first mail")
+                self.mails[-1].expected.append(line)
+            elif line.text.startswith("#"):
+                notes.append(line.text.lstrip("# "))
+            elif line.text:
+                raise self._broken(line, "is none of: # a note, a@b.example -> address, <- Header: text, [STATE], 550")
+            indented = [below for below in line.below if below.text]
+            if indented and not takes_more:
+                raise self._broken(indented[0], "belongs to no mail")
         if not self.mails:
-            raise Difference(f"{name} has no mail; one begins like: alice@people.example -> news-subscribe")
+            raise Difference(f"{name} has no mail; a mail begins like: alice@people.example -> news-subscribe")
 
     def play(self) -> Iterator[tuple[Mail, Exchange]]:
-        """Yield `(mail, exchange)` for each mail; raise `Difference` at the first line that does not hold."""
+        """Deliver the mails and yield `(mail, exchange)` for each; raise `Difference` at the first unexpected result."""
         names = {"domain": room.current().domain}
         for mail in self.mails:
-            result = exchange(*self._written(mail.line, names))
+            result = exchange(*self._read(mail.line, names))
             yield mail, result
             self._compare(mail, result, names)
 
-    def _read(self, line: Line) -> None:
-        if not line.text or line.text[0] == " ":
-            if self._open:
-                self._open.below.append(line)
-            elif line.text:
-                raise self._broken(line, "belongs to no mail")
-            return
-        self._open = None
-        if line.text[0] == "#":
-            self._notes.append(line.text.lstrip("# "))
-        elif MAIL.fullmatch(line.text):
-            self.mails.append(Mail(line, self._notes))
-            self._notes, self._open = [], line
-        elif not (REPLY.fullmatch(line.text) or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text)):
-            raise self._broken(line, "is none of: # a note, a@b.example -> address, <- Header: text, [STATE], 550")
-        elif not self.mails:
-            raise self._broken(line, "comes before the first mail")
-        else:
-            self.mails[-1].expected.append(line)
-            self._open = line if REPLY.fullmatch(line.text) else None
-
-    def _written(self, line: Line, names: Names) -> tuple[str, str, bytes]:
-        """Return sender, recipient and octets of the mail that begins in a line."""
+    def _read(self, line: Line, names: Names) -> tuple[str, str, bytes]:
+        """Return sender, recipient and octets of the mail that begins at a line."""
         sender, recipient = (_fill(part, names) for part in line.text.split()[::2])
-        unknown = NAME.search(sender + recipient)
-        if unknown:
-            raise self._broken(line, f"has {unknown[0]}, which no reply that was seen has given a value")
+        if unknown := NAME.search(sender + recipient):
+            raise self._broken(line, f"has {unknown[0]}, which has no value: no reply before has shown it")
         recipient = room.current().address(recipient)
         above, below = self._headers_and_text(line.below)
         headers = [(name, _fill(value, names)) for _, name, value in above]
@@ -111,10 +106,10 @@ class Transcript:
         try:
             return sender, recipient, make_mail(sender, recipient, headers, _fill(text, names) + "\n")
         except ValueError as error:
-            raise self._broken(line, f"makes no mail: {error}") from error
+            raise self._broken(line, f"cannot be sent: {error}") from error
 
     def _headers_and_text(self, below: list[Line]) -> tuple[list[tuple[Line, str, str]], list[Line]]:
-        """Return the `(line, name, value)` of the headers in indented lines, and the lines of the text after them."""
+        """Return the `(line, name, value)` of each header, and the lines of the text after them."""
         headers: list[tuple[Line, str, str]] = []
         for position, line in enumerate(below):
             if not line.text.strip():
@@ -126,24 +121,22 @@ class Transcript:
         return headers, []
 
     def _compare(self, mail: Mail, result: Exchange, names: Names) -> None:
-        sent = list(result.sent)
-        refused = False
+        sent, is_refused = list(result.sent), False
         for line in mail.expected:
-            state = STATE.fullmatch(line.text)
-            if state:
+            if state := STATE.fullmatch(line.text):
                 address, wanted = state.groups()
-                now = state_at(room.current().address(address), result.sender) if address else result.after
-                if now != wanted:
-                    raise self._differs(line, result, [f"[{address}: {now}]"] if address else None)
+                actual = state_at(room.current().address(address), result.sender) if address else result.after
+                if actual != wanted:
+                    raise self._differs(line, result, [f"[{address}: {actual}]"] if address else None)
             elif REFUSAL.fullmatch(line.text):
-                refused = True
+                is_refused = True
                 if not (result.refusal or "250").startswith(line.text):
                     raise self._differs(line, result)
             elif sent:
                 self._compare_reply(line, *sent.pop(0), result, names)
             else:
                 raise self._differs(line, result)
-        if sent or (result.refusal and not refused):
+        if sent or (result.refusal and not is_refused):
             raise self._differs(mail.line, result)
 
     def _compare_reply(self, line: Line, to: str, reply: EmailMessage, result: Exchange, names: Names) -> None:
@@ -154,25 +147,25 @@ class Transcript:
         for place, name, value in headers:
             actual = [one_line(str(header)) for header in reply.get_all(name, [])]
             if not any(_matches(value, header, names) for header in actual):
-                if place.number == line.number:  # most likely another reply altogether
+                if place.number == line.number:  # this is probably another reply: show all of it
                     raise self._differs(line, result)
                 raise self._differs(place, result, [f"{name}: {header}" for header in actual])
-        lines = iter(text_of(reply).splitlines())
+        rest = iter(text_of(reply).splitlines())
         for wanted in text:
-            if wanted.text and not any(_matches(wanted.text.strip(), one.strip(), names) for one in lines):
+            if wanted.text and not any(_matches(wanted.text.strip(), actual.strip(), names) for actual in rest):
                 raise self._differs(wanted, result, text_of(reply).splitlines())
 
     def _broken(self, line: Line, why: str) -> Difference:
         return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
 
-    def _differs(self, line: Line, result: Exchange, instead: list[str] | None = None) -> Difference:
-        lines = instead or outcome(result) or ["nothing"]
-        expected = line.text if line.text.strip() else "(nothing)"
+    def _differs(self, line: Line, result: Exchange, actual: list[str] | None = None) -> Difference:
+        expected = line.text.strip() or "(nothing)"
         if MAIL.fullmatch(line.text):
             expected += "    (and nothing that is not written below it)"
+        lines = "\n".join(actual or outcome(result) or ["nothing"])
         return Difference(
-            f"{self.name}, line {line.number} does not hold:\n\n    {expected.strip()}\n\n"
-            "This came instead:\n\n" + textwrap.indent("\n".join(lines), "    ")
+            f"{self.name}, line {line.number} does not hold:\n\n    {expected}\n\n"
+            "This came instead:\n\n" + textwrap.indent(lines, "    ")
         )
 
 
@@ -181,21 +174,21 @@ class Recorder:
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # {address: "{name}"}
 
     def record(self, result: Exchange, headers: Iterable[tuple[str, str]] = (), text: str = "") -> None:
-        """Write an `Exchange`; `headers` and `text` are what its mail said."""
+        """Write the mail of an `Exchange`, whose `headers` and `text` these are, and its result."""
         recipient = result.recipient.removesuffix(f"@{room.current().domain}")
         lines = [f"{result.sender or '<>'} -> {self._names.get(result.recipient, recipient)}"]
         lines += [f"    {name}: {value}" for name, value in headers]
         lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
         for _, mail in result.sent:
             if mail["Reply-To"]:
-                self._names.setdefault(str(mail["Reply-To"]), "{" + f"reply_to_{len(self._names) + 1}" + "}")
+                self._names.setdefault(str(mail["Reply-To"]), f"{{reply_to_{len(self._names) + 1}}}")
         for line in outcome(result):
             header, _, value = line.rpartition(": ")
             lines.append(f"{header}: {self._names[value]}" if value in self._names else line)
-        lines.sort(key=lambda line: not line.startswith("#"))  # a note explains what follows
+        lines.sort(key=lambda line: not line.startswith("#"))  # a note comes before its mail
         self.file.write("\n".join(lines) + "\n\n")
         self.file.flush()
 
@@ -220,21 +213,18 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def _fill(text: str, names: Names) -> str:
+    """Return `text` with the values of the names that have one."""
     return NAME.sub(lambda name: names.get(name[1], name[0]), text)
 
 
 def _matches(expected: str, actual: str, names: Names) -> bool:
-    """Return whether a text is as expected; a name without a value gets the one it stands for here."""
-    pattern, end, new = "", 0, set()
-    for name in NAME.finditer(expected):
-        pattern += re.escape(expected[end : name.start()])
-        end = name.end()
-        if name[1] in names:
-            pattern += re.escape(names[name[1]])
-        else:
-            pattern += f"(?P={name[1]})" if name[1] in new else f"(?P<{name[1]}>.+?)"
-            new.add(name[1])
-    found = re.fullmatch(pattern + re.escape(expected[end:]), actual)
+    """Return whether a text is as expected, and give the names in it that have no value yet what they stand for."""
+    pattern, *more = NAME.split(_fill(expected, names))  # text, name, text, name, …, text
+    pattern, new = re.escape(pattern), set()
+    for name, text in zip(more[::2], more[1::2], strict=True):
+        pattern += (f"(?P={name})" if name in new else f"(?P<{name}>.+?)") + re.escape(text)
+        new.add(name)
+    found = re.fullmatch(pattern, actual)
     if found:
         names.update(found.groupdict())
     return bool(found)

@@ -62,7 +62,8 @@ class Transcript:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.mails: list[Mail] = []
-        lines, notes = [Line(0, "")], []
+        notes: list[str] = []
+        lines = [Line(0, "")]
         for number, content in enumerate(text.expandtabs().splitlines(), 1):
             line = Line(number, content.rstrip())
             is_below = line.text[:1] in ("", " ")

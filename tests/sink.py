@@ -35,7 +35,7 @@ class Sink:
 
     `answers` has the answer to a command, in capitals, or to the RCPT of an address, instead of 250:
     `sink.answers["DATA"] = "451 4.3.0 Later"`; `sink.answers.clear()` mends it. `offered` counts
-    the mails that reached DATA. After `stop`, connections to `port` are refused until `start`.
+    the mails that reached DATA. A mail has at most `most_recipients`. After `stop`, connections to `port` are refused until `start`.
     """
 
     def __init__(self):
@@ -44,6 +44,7 @@ class Sink:
         self.answers = {}
         self.replies = []
         self.offered = 0
+        self.most_recipients = 10_000
         self._is_held = False
         self._controller = None
 
@@ -95,6 +96,8 @@ class Sink:
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         answer = self.answers.get(address) or self.answers.get("RCPT", "250 OK")
+        if len(envelope.rcpt_tos) >= self.most_recipients:
+            answer = "452 4.5.3 Too many recipients"
         if answer.startswith("2"):
             envelope.rcpt_tos.append(address)
         return answer

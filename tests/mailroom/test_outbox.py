@@ -150,6 +150,17 @@ def test_waiting_mail_goes_out_in_order_for_each_recipient_when_the_relay_is_bac
     wait_until_empty(started)
 
 
+def test_relay_that_answers_421_to_new_connections_sets_back_no_mail_and_gets_all_when_it_is_well(started, sink):
+    sink.answers["MAIL"] = "421 4.7.0 not now"
+    for number in range(30):
+        started.send(mail(str(number)), to=ALICE)
+    wait_until(lambda: started.sending._failures > 1)
+    assert [row.tries for row in outbox.rows(started.storage)] == [0] * 30
+    sink.answers.clear()
+
+    assert subjects(sink, 30) == [str(number) for number in range(30)]
+
+
 @IN_DATABASES
 def test_mail_waits_for_an_earlier_one_that_another_worker_is_sending(room, sink):
     other = another_worker(room)
@@ -268,7 +279,7 @@ def test_relay_that_hangs_up_at_any_step_gets_the_mail_when_it_is_well_again(roo
 
 def test_silent_relay_holds_up_no_stop_for_long_and_its_mail_is_left_to_others(room, sink, monkeypatch):
     with Script([]) as script:  # it greets, and says nothing more
-        room.relay = Relay(script.host, script.port)
+        room.relay = Relay(script.host, script.port, timeout=2)
         room.sending.start()
         for number in range(3):
             room.send(mail(str(number)), to=ALICE)
@@ -347,6 +358,16 @@ def test_mail_waits_for_an_earlier_one_to_more_recipients_than_fit_a_transaction
 
     assert subjects(sink, 2, crowd[55]) == ["first", "second"]
     wait_until_empty(room)
+
+
+def test_mail_to_1500_recipients_reaches_each_once_and_soon_at_a_relay_that_takes_100_at_once(started, sink):
+    sink.most_recipients = 100
+    crowd = [f"{number:04}@people.example" for number in range(1500)]
+    started.send(mail(), to=crowd)
+
+    wait_until(lambda: sum(len(reply.recipients) for reply in sink.replies) >= 1500)
+    wait_until_empty(started)
+    assert sorted(recipient for reply in sink.replies for recipient in reply.recipients) == crowd
 
 
 def test_stop_while_the_relay_is_busy_leaves_only_what_it_has_not_answered(started, sink, monkeypatch):

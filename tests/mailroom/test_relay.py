@@ -1,10 +1,13 @@
 """The relay is a real server on loopback, with and without PIPELINING (RFC 2920)."""
 
+import itertools
 import os
 import resource
+import smtplib
 import socket
 import ssl
 import threading
+import time
 from contextlib import ExitStack, suppress
 from email.message import EmailMessage
 
@@ -13,7 +16,7 @@ import trustme
 from salmon.server import SMTPError
 
 from mailroom.envelope import Envelope
-from mailroom.relay import Relay
+from mailroom.relay import Relay, Unreachable
 
 MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\r\n..two\r\n")
 
@@ -21,9 +24,12 @@ MAIL = Envelope("<>", ("alice@people.example",), b"Subject: hello\r\n\r\n.a dot\
 class Server:
     """Takes mail, and answers what `answers` has for a command; a None closes the connection instead."""
 
-    def __init__(self, *extensions, tls=None):
+    def __init__(self, *extensions, tls=None, dripping="nothing"):
         self.extensions = extensions
+        self.dripping = dripping  # answers that begin so come octet by octet, and never end
         self.answers = {}
+        self.recipients = 0  # a mail may have; 0 for any number
+        self.heard = []
         self.connections = 0
         self.mails = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -46,6 +52,14 @@ class Server:
         for line in wire:
             command = line[:4].upper().strip().decode()
             answer = self.answers.get(command, "354 go on" if command == "DATA" else "250 ok")
+            if command == "MAIL":
+                offered = 0
+            if command == "RCPT":
+                offered += 1
+                if self.recipients and offered > self.recipients:
+                    answer = "452 4.5.3 too many recipients"
+                else:
+                    self.heard.append(line.decode().strip().partition(":")[2])
             if answer is None:
                 return
             if command == "EHLO":
@@ -61,6 +75,10 @@ class Server:
                 self._say(wire, self.answers.get("content", "250 taken"))
 
     def _say(self, wire, answer):
+        for octet in itertools.cycle(b"250-more\r\n") if answer.startswith(self.dripping) else ():
+            wire.write(bytes([octet]))
+            wire.flush()
+            time.sleep(0.02)
         wire.write(answer.encode() + b"\r\n")
         wire.flush()
 
@@ -139,12 +157,42 @@ def test_mail_leaves_where_more_than_1024_files_are_open(server, relay):
 
 def test_fault_in_the_middle_of_a_mail_leaves_the_next_one_its_own_answers(server, relay, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(ValueError):
-        patched.setattr("select.poll", lambda: int("a fault"))
-        relay.transfer(MAIL, prolong=lambda seconds: None)
+        patched.setattr("mailroom.relay.one_line", lambda text: int("a fault"))
+        relay.transfer(MAIL)
 
     relay.send_now(MAIL)
 
-    assert len(server.mails) == 2
+    assert server.mails == [MAIL.data]
+
+
+def test_mail_to_more_recipients_than_a_relay_takes_at_once_goes_in_portions(server, relay):
+    crowd = [f"{number}@people.example" for number in range(1500)]
+    server.recipients = 100
+    relay.deliver(MAIL.data, To=crowd, From="<>")
+
+    assert server.heard == [f"<{address}>" for address in crowd]
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("step", ["220", "250-HELP", "250 ok", "354", "250 taken"])
+def test_relay_whose_octets_drip_holds_a_mail_no_longer_than_its_time(monkeypatch, step):
+    monkeypatch.setattr("mailroom.envelope.SECONDS", 0.5)
+    monkeypatch.setattr("mailroom.relay.LAST_ANSWER", 0.5)
+    server = Server("HELP", dripping=step)
+    relay = Relay(*server.listener.getsockname(), timeout=0.5)
+    begin = time.monotonic()
+    with pytest.raises((OSError, smtplib.SMTPException)) as failure:
+        relay.transfer(MAIL, prolong=lambda seconds: None)
+    server.listener.close()
+
+    assert time.monotonic() - begin < 3
+    assert isinstance(failure.value, Unreachable) == (step in ("220", "250-HELP"))
+
+
+def test_relay_that_answers_421_to_a_new_connection_takes_no_mail_at_all(server, relay):
+    server.answers["MAIL"] = "421 4.3.2 too many connections"
+    with pytest.raises(Unreachable):
+        relay.transfer(MAIL)
 
 
 def test_line_end_in_an_address_becomes_no_command(server, relay):

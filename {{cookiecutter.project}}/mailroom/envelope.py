@@ -15,6 +15,7 @@ BARE = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s<>,"])+|<>')  # an address without 
 # A lone CR is text, and stays; but before a dot, servers have taken it for the end of the mail (SMTP smuggling, 2023).
 LINE_END = re.compile(rb"\r\n|\r(?=\.)|\n")
 
+MAX_RECIPIENTS = 50  # in one SMTP transaction; a relay takes 100 at least (RFC 5321, section 4.5.3.1.8)
 SECONDS, OCTETS_A_SECOND = 40, 50_000  # how long the relay may take for a mail
 
 HEADER_END = re.compile(rb"\n\r?\n")

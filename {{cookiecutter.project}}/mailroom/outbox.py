@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailroom.envelope import OCTETS_A_SECOND, SECONDS, Envelope, seconds_for
+from mailroom.envelope import MAX_RECIPIENTS, OCTETS_A_SECOND, SECONDS, Envelope, seconds_for
 
 if TYPE_CHECKING:
     from mailroom.relay import Answer
@@ -27,7 +27,6 @@ MARGIN = 10  # seconds between the end of an SMTP transaction and that of its cl
 RETRIES = (10, 60, 300, 900, 1800, 3600)  # seconds to the next try; the last of them again and again
 GIVE_UP = 5 * 24 * 3600  # seconds (RFC 5321, section 4.5.4.1)
 PAGE = 100  # rows
-MAX_RECIPIENTS = 50  # in one SMTP transaction
 BACKLOG = 200  # rows, with which new mail queues behind
 ALL = 10**9
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
-import select
 import smtplib
-import socket
 import ssl
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from salmon import server
 from salmon.server import SMTPError
 
 from mailroom import storage
-from mailroom.envelope import Envelope, make_envelope, seconds_for
+from mailroom.envelope import MAX_RECIPIENTS, Envelope, make_envelope, seconds_for
 from mailroom.plain_text import one_line
 from mailroom.settings import refuse
 
 IMPLICIT_TLS = 465  # the port
 TIMEOUT = 30  # seconds to wait for an answer of the relay
 LAST_ANSWER = 600  # seconds to wait for the answer to a content (RFC 5321, section 4.5.3.2.6)
-LARGE = 100_000  # octets, which may take longer than an answer
 LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
 
 
@@ -89,13 +88,12 @@ class Relay(server.Relay):
             transaction.send(message, To, From)
 
     def configure_relay(self, hostname: str) -> smtplib.SMTP:
-        """Return a new connection to the relay, encrypted and logged in as the settings ask."""
+        """Return a new connection to the relay, encrypted and logged in as the settings ask, within `timeout` seconds."""
         context = ssl.create_default_context()
-        connection: smtplib.SMTP
         if self.starttls and self.port == IMPLICIT_TLS:
-            connection = smtplib.SMTP_SSL(hostname, self.port, timeout=self.timeout, context=context)
+            connection: _Connection = _TLSConnection(hostname, self.port, timeout=self.timeout, context=context)
         else:
-            connection = smtplib.SMTP(hostname, self.port, timeout=self.timeout)
+            connection = _Connection(hostname, self.port, timeout=self.timeout)
         try:
             if self.starttls and self.port != IMPLICIT_TLS:
                 connection.starttls(context=context)
@@ -113,16 +111,17 @@ class Relay(server.Relay):
         Raises `salmon.server.SMTPError` when it does not take it for one of the recipients: 550, or 451 where
         sending again may help.
         """
+        answers: dict[str, Answer] = {}
         try:
-            answers = self.transfer(envelope)
+            for start in range(0, len(envelope.recipients), MAX_RECIPIENTS):
+                recipients = envelope.recipients[start : start + MAX_RECIPIENTS]
+                answers.update(self.transfer(replace(envelope, recipients=recipients)))
         except (OSError, smtplib.SMTPException) as error:
             raise SMTPError(451, "4.4.0 The relay does not take the mail now") from error
         for recipient, answer in answers.items():
             if not answer.is_yes:
-                code, text = (
-                    (550, "5.7.1 The relay refused it") if answer.is_final else (451, "4.4.0 The relay refused it now")
-                )
-                raise SMTPError(code, text) from LookupError(f"{recipient}: {answer}")
+                text = "5.7.1 The relay refused it" if answer.is_final else "4.4.0 The relay refused it now"
+                raise SMTPError(550 if answer.is_final else 451, text) from LookupError(f"{recipient}: {answer}")
 
     def transfer(self, envelope: Envelope, prolong: Callable[[float], object] | None = None) -> dict[str, Answer]:
         """Send one `Envelope` within `seconds_for` it, and return the relay's `Answer` for each recipient.
@@ -150,7 +149,8 @@ class Relay(server.Relay):
         """Send QUIT without waiting for the answer, and close the connection."""
         with self._one_mail:
             if self._connection is not None:
-                with suppress(smtplib.SMTPException):
+                with suppress(OSError):
+                    self._connection.until = time.monotonic() + self.timeout
                     self._connection.putcmd("QUIT")
             self._forget()
 
@@ -160,7 +160,7 @@ class Relay(server.Relay):
         They may be sent twice: a mail is not sent before its content.
         """
         if self._connection is not None:
-            with suppress(smtplib.SMTPServerDisconnected):
+            with suppress(smtplib.SMTPServerDisconnected, Unreachable):
                 return self._say_envelope(envelope, deadline)
             self._forget()
         try:
@@ -182,9 +182,6 @@ class Relay(server.Relay):
             [mail] = self._ask(lines[:1], deadline)
             recipients = [self._ask([line], deadline)[0] for line in lines[1:-1]] if mail.is_yes else []
             data = self._ask(lines[-1:], deadline)[0] if any(answer.is_yes for answer in recipients) else mail
-        for answer in (mail, *recipients, data):
-            if answer.code == 421:
-                raise smtplib.SMTPServerDisconnected(str(answer))
         if mail.code in LOGIN_WANTED:
             raise Unreachable(str(mail))
         recipients = [Answer(451, str(answer)) if answer.code in LOGIN_WANTED else answer for answer in recipients]
@@ -199,27 +196,19 @@ class Relay(server.Relay):
         self, lines: list[bytes], deadline: float, prolong: Callable[[float], object] | None = None
     ) -> list[Answer]:
         """Send lines at once (RFC 2920), and return the answer to each."""
-        octets = b"".join(line + b"\r\n" for line in lines)
-        self._wait_until(deadline, self.timeout if len(octets) < LARGE else seconds_for(len(octets)))
-        self._connection.send(octets)
-        patience = self.timeout
-        if prolong and not _has_answer(self._connection.sock, self.timeout):
-            prolong(LAST_ANSWER)
-            patience, deadline = LAST_ANSWER, time.monotonic() + LAST_ANSWER
+        self._connection.until = deadline
+        self._connection.send(b"".join(line + b"\r\n" for line in lines))
+        self._connection.prolong = prolong
         answers = []
-        for _ in lines:
-            self._wait_until(deadline, patience)
+        for line in lines:
+            self._connection.until = min(time.monotonic() + self.timeout, deadline)
             code, text = self._connection.getreply()
             answers.append(Answer(code, one_line(text.decode("ascii", "replace"))[:500]))
+            if code == 421:  # it closes the connection
+                raise (Unreachable if line.startswith(b"MAIL FROM:") else smtplib.SMTPServerDisconnected)(
+                    str(answers[-1])
+                )
         return answers
-
-    def _wait_until(self, deadline: float, seconds: float) -> None:
-        """Let the next step fail after some `seconds`, and at the `deadline`."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"{self} is too slow")
-        if self._connection.sock.gettimeout() != min(seconds, left):  # to set it takes a call of the system
-            self._connection.sock.settimeout(min(seconds, left))
 
     def _forget(self) -> None:
         if self._connection is not None:
@@ -227,18 +216,62 @@ class Relay(server.Relay):
         self._connection = None
 
 
+class _Connection(smtplib.SMTP):
+    """A connection that fails at the time `until`, however slowly octets come and go."""
+
+    sock: Any
+    prolong: Callable[[float], object] | None = None
+
+    def connect(self, *arguments: Any) -> tuple[int, bytes]:
+        self.until = time.monotonic() + self.timeout
+        return super().connect(*arguments)
+
+    def send(self, s: Any) -> None:
+        self.limit_wait()
+        super().send(s)
+
+    def getreply(self) -> tuple[int, bytes]:
+        self.file = self.file or io.BufferedReader(_Octets(self))
+        return super().getreply()
+
+    def limit_wait(self) -> None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the relay is too slow")
+        self.sock.settimeout(left)
+
+
+class _TLSConnection(_Connection, smtplib.SMTP_SSL):
+    """One that is encrypted from the first octet on."""
+
+
+class _Octets(io.RawIOBase):
+    """What a connection receives."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self.connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        it = self.connection
+        try:
+            it.limit_wait()
+            return int(it.sock.recv_into(buffer))
+        except TimeoutError:
+            if it.prolong is None:
+                raise
+            it.prolong(LAST_ANSWER)
+            it.prolong, it.until = None, time.monotonic() + LAST_ANSWER
+            return self.readinto(buffer)
+
+
 def _is_this_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _has_answer(connection: socket.socket, seconds: float) -> bool:
-    """Return whether something can be read within `seconds`."""
-    poll = select.poll()  # `select.select` fails where more than 1,024 files are open
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _stuffed(data: bytes) -> bytes:

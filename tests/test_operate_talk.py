@@ -213,7 +213,7 @@ def test_demo_whose_transcript_was_deleted_is_one_line(application):
     "options, reason",
     [
         (["--demo", "--script", "-"], "--demo and --script do not go together; give one of them"),
-        (["--demo", "--record", "new.txt"], "--record writes down what is typed; --demo does not go with it"),
+        (["--demo", "--record", "new.txt"], "--record is for mails that you type; --demo does not go with it"),
         (["--eml", "README.md"], "--eml README.md names no recipient; give --to, for example --to news"),
     ],
 )

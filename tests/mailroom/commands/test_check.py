@@ -61,7 +61,7 @@ def test_start_that_another_hides_on_the_same_route_is_told(check, home, room):
 def test_host_that_is_slow_to_know_its_name_is_told(check, monkeypatch):
     monkeypatch.setattr(socket, "getfqdn", lambda name="": time.sleep(1.5) or "slow.example")
 
-    assert "to learn the name slow.example took" in check()["host name"]
+    assert "looking up slow.example took" in check()["host name"]
 
 
 def test_version_that_the_package_is_not_made_for_is_told(check, monkeypatch):

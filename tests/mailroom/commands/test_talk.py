@@ -12,7 +12,7 @@ CRLF = (
     f"From: {ALICE}\r\nTo: news@example.com\r\nMessage-ID: <1@people.example>\r\n"
     "Subject: =?utf-8?B?0JLQsNGI0LUg0YHQ?=\r\n =?utf-8?B?vtC+0LHRidC10L3QuNC1?=\r\n\r\nyes\r\n.no\r\n"
 )
-HINT = "is no address of a sender; give --from, for example --from alice@people.example"
+HINT = "is no sender's address; give --from, for example --from alice@people.example"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The commands that `operate.py` runs. Add one of your own there, with `@operate.command()`; it begins with `boot()`."""
+"""The commands of `operate.py`. Add your own there with `@operate.command()`; a command calls `boot()` first."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Find the addresses that the handlers take."""
+"""Find the addresses that handlers take, and the state keys for them."""
 
 import re
 from collections.abc import Iterable
@@ -9,17 +9,17 @@ from salmon.routing import Router, salmon_setting
 from mailroom.handlers import state_key, states_by_module
 from mailroom.room import current
 
-NO_TEXT = re.compile(r"\?P<\w+>|\[[^]]*\]|\\(?=\W)")  # in a route: names, sets of characters, backslashes
+SYNTAX = re.compile(r"\?P<\w+>|\[[^]]*\]|\\(?=\W)")  # of a route: names, sets of characters, backslashes
 
 
 def examples() -> list[str]:
-    """Return addresses without the domain that are written out in the routes, such as the names of lists."""
-    words = [word for route in Router.ORDER for word in re.findall(r"\w[\w.-]*", NO_TEXT.sub("", route))]
+    """Return the addresses that routes write out, such as the names of lists, without the domain."""
+    words = [word for route in Router.ORDER for word in re.findall(r"\w[\w.-]*", SYNTAX.sub("", route))]
     return [word for word in dict.fromkeys(words) if current().is_routed(current().address(word))]
 
 
 def modules_at(to: str | None) -> list[str]:
-    """Return the modules that keep a state for mail to the address `to`, or all; end the command where there are none."""
+    """Return the modules that keep a state for mail `to` an address, or all for None; end the command if none does."""
     modules = list(states_by_module()) if to is None else _modules(to)
     if not modules:
         raise no_such_address(to, list(states_by_module()))
@@ -27,7 +27,7 @@ def modules_at(to: str | None) -> list[str]:
 
 
 def key_at(module: str, sender: str | None, to: str | None) -> str:
-    """Return the key of the state of `sender` for mail to the address `to`; end the command where it is not known."""
+    """Return the key of a sender's state for mail `to` an address; end the command when it needs another address."""
     try:
         return state_key(module, sender or "", to)
     except ValueError as error:
@@ -35,7 +35,7 @@ def key_at(module: str, sender: str | None, to: str | None) -> str:
 
 
 def no_such_address(to: str | None, modules: Iterable[str]) -> click.ClickException:
-    """Return the `ClickException` for a `--to` that is none of the addresses that the `modules` handle."""
+    """Return the error for a `--to` that none of the `modules` handles."""
     example = next((f"; for example --to {word}" for word in examples() if {*_modules(word)} & {*modules}), "")
     given = "" if to is None else f" {to!r}"
     return click.ClickException(f"--to{given} must be an address that {' or '.join(modules)} handles{example}")

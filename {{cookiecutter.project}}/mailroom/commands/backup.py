@@ -18,9 +18,9 @@ OTHER_TOOLS = (
 @click.command()
 @click.argument("file", type=click.Path(resolve_path=True))
 def backup(file: str) -> None:
-    """Save states and own tables in the new FILE, which is an SQLite database.
+    """Save states, own tables and the outbox in the new FILE, an SQLite database.
 
-    The server may run. FILE is checked for damage, and only its owner can read it.
+    The server may run. This checks FILE for damage; only its owner can read it.
 
     \b
     python operate.py backup run/states.backup
@@ -37,8 +37,8 @@ def backup(file: str) -> None:
 def restore(file: str, yes: bool) -> None:
     """Restore what `backup` has saved in FILE. All later changes are lost.
 
-    The server may run: it uses the restored database from the next mail on. Stop it first where the database is
-    damaged, or its files were moved or deleted.
+    The server may run: it uses the restored database from the next mail on. Stop it first when the database is
+    damaged, or when its files were moved or deleted.
 
     \b
     python operate.py restore run/states.backup
@@ -52,7 +52,7 @@ def restore(file: str, yes: bool) -> None:
 
 
 def sqlite_storage() -> SQLiteStorage:
-    """Return the storage of the application; end the command when it is no `SQLiteStorage`."""
+    """Return the storage of the application; end the command unless it is an `SQLiteStorage`."""
     storage = boot_quietly().room.storage
     if not isinstance(storage, SQLiteStorage):
         raise click.ClickException(f"{storage!r} is no SQLiteStorage; {OTHER_TOOLS}")

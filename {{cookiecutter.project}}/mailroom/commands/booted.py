@@ -1,4 +1,4 @@
-"""Boot the application for a command, which may run beside the server: it opens no port."""
+"""Boot the application for a command, which may run beside the server: booting opens no port."""
 
 import functools
 import logging
@@ -14,21 +14,21 @@ from salmon.utils import import_settings
 def boot(module: str = "config.boot") -> Any:
     """Import the settings and `module` as `salmon start` does, and return the settings.
 
-    Ends the process with one line when a setting cannot be used. From here on only warnings and errors are logged.
+    Log only warnings and errors from here on. Ends the process with one line when a setting cannot be used.
     """
     logging.disable(logging.INFO)
     return import_settings(True, module)
 
 
 def boot_quietly() -> Any:
-    """Boot for a command that reports errors itself, and return the settings: nothing is logged."""
+    """Boot for a command that prints errors itself, and return the settings: log nothing."""
     settings = boot()
     logging.disable(logging.ERROR)
     return settings
 
 
 def with_states(command: Callable[..., None]) -> Callable[..., None]:
-    """Pass the storage to a command, as a `Storage`; turn failures into one line and exit status 1."""
+    """Pass the open `Storage` to a command; end with one line and exit status 1 when it fails."""
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
@@ -37,7 +37,7 @@ def with_states(command: Callable[..., None]) -> Callable[..., None]:
             storage.open()
             command(storage, **options)
             sys.stdout.flush()
-        except NotImplementedError as error:  # one with Salmon's three methods only
+        except NotImplementedError as error:  # a storage with Salmon's three methods only
             rule = "a storage must yield its rows; for example those of mailroom/storage/"
             raise click.ClickException(f"{storage!r}, attached in config/boot.py: {rule}") from error
         except BrokenPipeError:  # the reader has seen enough; Click handles it

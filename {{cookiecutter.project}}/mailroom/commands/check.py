@@ -1,4 +1,4 @@
-"""`operate.py check`: find what is wrong before a start, or in a health check."""
+"""`operate.py check`: find what is wrong before the server starts, or while it runs."""
 
 import importlib.util
 import json
@@ -28,23 +28,22 @@ from mailroom.testing.exchange import with_place
 
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 SLOW = 1  # second
-OLD_MAIL = 600  # seconds
-OLD_FAILURE = 3600  # seconds
-PROBE = "check@localhost"
+OLD_MAIL = 600  # seconds in the outbox
+OLD_FAILURE = 3600  # seconds of answering 451
+PROBE = "check@localhost"  # the sender of a state that is written and deleted
 
 
 class Trouble(Exception):
-    """What is wrong and what to do about it, in one line."""
+    """One line that says what is wrong and what to do."""
 
 
 @click.command()
-@click.option("--running", is_flag=True, help="Check whether the server takes mail, instead of all stored states.")
+@click.option("--running", is_flag=True, help="Check whether the server takes mail, and not the stored states.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(running: bool, as_json: bool) -> None:
     """Check the installation and the stored states; exit with 1 when something is wrong.
 
-    This checks user, versions, packages, settings, routes, storage, permissions, relay, outbox, handlers, host name, and all
-    stored states. It writes a state and deletes it, and connects to the relay; it sends no mail.
+    This writes a state and deletes it, and connects to the relay; it sends no mail.
 
     \b
     python operate.py check && salmon start
@@ -75,7 +74,7 @@ def check(running: bool, as_json: bool) -> None:
 
 
 def user() -> str:
-    """Check who owns the files: the server cannot use what another user creates."""
+    """Refuse any user but the server's, which could not use the files that this one creates."""
     folder = Path("run") if Path("run").exists() else Path.cwd()
     owner = folder.stat().st_uid
     if owner != os.geteuid():
@@ -84,7 +83,7 @@ def user() -> str:
 
 
 def versions() -> str:
-    """Check for versions that `mailroom` supports."""
+    """Look for a version of Salmon that `mailroom` is not made for."""
     salmon = metadata.version("salmon-mail")
     if not salmon.startswith("3.3."):
         raise Trouble(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
@@ -95,7 +94,9 @@ def packages() -> str:
     """Look for an installed `config`, which `salmon start` imports instead of ours: it searches this folder last."""
     spec: Any = PathFinder.find_spec("config", [*sys.path[1:], os.getcwd()])
     if not Path(spec.origin).samefile("config/__init__.py"):
-        raise Trouble(f"`salmon start` imports {spec.origin}, not config/; uninstall it, or set PYTHONPATH={Path.cwd()}")
+        raise Trouble(
+            f"`salmon start` imports {spec.origin}, not config/; uninstall it, or set PYTHONPATH={Path.cwd()}"
+        )
     return "none hides config"
 
 
@@ -107,11 +108,11 @@ def settings() -> str:
         raise Trouble(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
         raise Trouble(f"the application cannot start: {with_place(error)}") from error
-    return f"they can be used; our domain is {room.domain}"
+    return f"valid; the domain is {room.domain}"
 
 
 def routes() -> str:
-    """Look for a START that never runs, because a handler of another module takes its mail."""
+    """Look for a START that never runs, because another module takes its mail."""
     routed = {route: functions for route, (_, functions) in Router.REGISTERED.items()}
     for address in map(current().address, examples()):
         routed[address] = [handler for functions, _ in Router.match(address) for handler in functions]
@@ -123,14 +124,14 @@ def routes() -> str:
             hidden.append(f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail")
     if hidden:
         raise Trouble("; ".join(hidden))
-    return f"{len(Router.ORDER)}, and none hides another"
+    return f"{len(Router.ORDER)}; none hides another"
 
 
 def storage() -> str:
     """Write a state, read it, and delete it."""
     states, found, started = current().storage, [], time.monotonic()
     module, names = next(iter(states_by_module().items()), ("check", []))
-    # A state with a handler: the server can start when a check was interrupted.
+    # The state has a handler, so that the server starts even if this check is interrupted.
     wanted = [next((name for name in names if name != ROUTE_FIRST_STATE), ROUTE_FIRST_STATE), ROUTE_FIRST_STATE]
     states.open()
     for state in wanted:
@@ -140,7 +141,7 @@ def storage() -> str:
     if found != wanted:
         raise Trouble(f"{states!r} does not return the state that was set")
     took = (time.monotonic() - started) * 1000
-    return f"{states!r} kept a state and gave it back, in {took:.1f} ms"
+    return f"{states!r} stored and returned a state in {took:.1f} ms"
 
 
 def permissions() -> str:
@@ -153,8 +154,8 @@ def permissions() -> str:
     for name in ("app", "config", "mailroom", "operate.py", "webapp.py"):
         for path in [Path(name), *Path(name).rglob("*")]:
             if path.exists() and path.stat().st_mode & 0o002:
-                raise Trouble(f"{path} can be changed by any user; chmod o-w {path}")
-    return "what is kept is for its owner only, and nobody else can change the code"
+                raise Trouble(f"any user can change {path}; chmod o-w {path}")
+    return "only the owner can read what is stored and change the code"
 
 
 def relay() -> str:
@@ -170,16 +171,16 @@ def relay() -> str:
 
 
 def host_name() -> str:
-    """Check how long the host takes to look up its name, which Salmon does at each connection."""
+    """Time how long this machine looks up its own name, which Salmon does for each connection."""
     started = time.monotonic()
     name = socket.getfqdn()
     if time.monotonic() - started > SLOW:
-        raise Trouble(f"to learn the name {name} took {time.monotonic() - started:.1f} s; put it into /etc/hosts")
+        raise Trouble(f"looking up {name} took {time.monotonic() - started:.1f} s; put this name into /etc/hosts")
     return name
 
 
 def stored_states() -> str:
-    """Look for damage, and for stored states without a handler, with which the server does not start."""
+    """Look for damage, and for stored states without a handler: the server does not start with them."""
     try:
         current().storage.refuse_damaged()
     except SMTPError as error:
@@ -189,11 +190,11 @@ def stored_states() -> str:
         renames = changes(current().storage, current().renamed_states)
     except ValueError as error:
         raise Trouble(str(error)) from error
-    return f"a start changes {len(renames)} rows" if renames else "all have a handler"
+    return f"the next start renames {len(renames)}" if renames else "all have a handler"
 
 
 def outbox() -> str:
-    """Look for outgoing mail that waits for long, or that the relay has refused."""
+    """Look for outgoing mail that has waited for 10 minutes, or that the relay has refused for good."""
     if not current().storage.is_shared:
         return "in the memory of the server"
     rows = waiting.rows(current().storage)
@@ -205,19 +206,20 @@ def outbox() -> str:
 
 
 def handlers() -> str:
-    """Look for handlers that have answered the same mail 451 for more than an hour; a bounce comes after days."""
+    """Look for handlers that have answered the same mail 451 for an hour: its sender will get a bounce."""
     old = sorted(mail for mail in failing.mails() if mail[1] - mail[0] > OLD_FAILURE)
     if old:
         first, _, handler = old[0]
-        what = (
-            f"{handler} has answered a mail 451 for {(time.time() - first) / 3600:.0f} hours, mails in all: {len(old)}"
+        hours = (time.time() - first) / 3600
+        raise Trouble(
+            f"{handler} has answered a mail 451 for {hours:.0f} hours, mails in all: {len(old)};"
+            " the log says why; their senders get a bounce on the fifth day"
         )
-        raise Trouble(f"{what}; its sender gets a bounce on the fifth day; the log says why")
     return "none has answered a mail 451 for an hour"
 
 
 def server() -> str:
-    """Check whether the server greets."""
+    """Connect to the server, which greets and says what it offers."""
     receiver = import_settings(False).receiver
     client = smtplib.SMTP if isinstance(receiver, salmon_server.SMTPReceiver) else smtplib.LMTP
     try:

@@ -1,4 +1,4 @@
-"""`operate.py diagram`: the conversations as a picture."""
+"""`operate.py diagram`: draw the conversations for Mermaid."""
 
 import re
 from collections import defaultdict
@@ -20,8 +20,8 @@ TOKEN = re.compile(r"(?=[a-z]*\d)[a-z0-9]{10,}")
 def diagram() -> None:
     """Print the conversations as a state diagram for Mermaid.
 
-    It has the routes of the handlers, and the moves that are seen while the mails of tests/conversations/ are
-    played in memory. Handlers that none of them reaches are named on stderr.
+    This plays tests/conversations/ in memory, and draws the routes of the handlers and each change of a state. It
+    names on stderr the handlers that no mail reaches.
 
     \b
     python operate.py diagram > states.mmd
@@ -55,7 +55,7 @@ def handlers() -> dict[tuple[str, str], Callable[..., object]]:
 
 
 def mermaid(addresses: dict[Move, dict[str, None]]) -> str:
-    """Return all handlers, and the `{(module, state, next state): addresses}` of the moves, as a state diagram."""
+    """Return a state diagram of all handlers, with the moves `{(module, state, next state): addresses}`."""
     lines, known = ["stateDiagram-v2"], handlers()
     for (module, name), handler in known.items():
         state = _identifier(module, name)
@@ -71,7 +71,7 @@ def mermaid(addresses: dict[Move, dict[str, None]]) -> str:
 
 
 def _route(handler: Callable[..., object]) -> str:
-    """Return a route as it is written in the handler, without what Mermaid would take for an end or a tag."""
+    """Return a route as the handler writes it, without the characters that Mermaid reads as syntax."""
     route: str = salmon_setting(handler, "format")[1:-1]
     for name, pattern in salmon_setting(handler, "captures").items():
         route = route.replace(f"(?P<{name}>{pattern})", f"({name})")

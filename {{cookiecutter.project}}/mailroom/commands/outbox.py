@@ -1,4 +1,4 @@
-"""`operate.py outbox`: see what has not left yet, and decide about it."""
+"""`operate.py outbox`: list, retry and drop the mail that waits for the relay."""
 
 import json
 import time
@@ -15,10 +15,10 @@ from mailroom.storage import Storage
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for a machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 @click.pass_context
 def outbox(context: click.Context, as_json: bool) -> None:
-    """List the mail that has not left: ID, age, recipient, tries and the last answer of the relay.
+    """List the mail that the relay has not taken: ID, age, recipient, tries and the relay's last answer.
 
     \b
     python operate.py outbox
@@ -42,11 +42,11 @@ def list_(storage: Storage, as_json: bool) -> None:
 
 
 def chosen(command: Callable[..., list[Row]]) -> Any:
-    """Pass the rows to a command that its user names by IDs of mails, a recipient, or all of them."""
+    """Pass a command the rows that its arguments select: by ID of the mail, by recipient, or all."""
 
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
-    @click.option("--to", metavar="GLOB", help="Mail to recipients like this, for example '*@people.example'.")
-    @click.option("--all", "everything", is_flag=True, help="All that has not left.")
+    @click.option("--to", metavar="GLOB", help="Mail to matching recipients, for example '*@people.example'.")
+    @click.option("--all", "everything", is_flag=True, help="All mail in the outbox.")
     @with_states
     def run(storage: Storage, ids: tuple[int, ...], to: str | None, everything: bool) -> None:
         if not (ids or to or everything):
@@ -67,7 +67,7 @@ def chosen(command: Callable[..., list[Row]]) -> Any:
 @outbox.command("retry")
 @chosen
 def retry(storage: Storage, found: list[Row]) -> list[Row]:
-    """Let the server send mail now that was set back or refused.
+    """Try mail again now that the relay has refused, for now or for good.
 
     \b
     python operate.py outbox retry --all
@@ -78,7 +78,7 @@ def retry(storage: Storage, found: list[Row]) -> list[Row]:
 @outbox.command("drop")
 @chosen
 def drop(storage: Storage, found: list[Row]) -> list[Row]:
-    """Delete mail that has not left; nobody gets it.
+    """Delete mail from the outbox: its recipients never get it.
 
     \b
     python operate.py outbox drop 1795876543210123456

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from email.utils import parseaddr
 from fnmatch import translate
+from functools import partial
 
 import click
 from salmon.routing import ROUTE_FIRST_STATE
@@ -24,15 +25,14 @@ from mailroom.storage import Storage, StoredRow
 
 @click.group(commands=[export, import_])
 def states() -> None:
-    """Show, change and move the stored states.
+    """Show, change and move the stored states. A sender without a row is in START.
 
-    The server may run, except for an import, and except with a shelf, which is for one process.
-    A sender without a row is in START.
+    The server may run, except for an import, and except with a shelf, which only one process can use.
     """
 
 
 def age(value: str) -> int:
-    """Return a time such as 30d in seconds."""
+    """Return a time such as `30d` in seconds."""
     found = re.fullmatch(r"([0-9]{1,9})([dhm])", value)
     if not found:
         raise click.BadParameter(f"{value!r} must be a number of days (d), hours (h) or minutes (m); for example 30d")
@@ -41,19 +41,20 @@ def age(value: str) -> int:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")
+older_than = partial(click.option, "--older-than", type=age, help="Only states this long unchanged, for example 30d.")
 
 
 @states.command("list")
 @click.option("--state", metavar="STATE", help="Only senders in this state, for example CONFIRMING.")
-@click.option("--sender", metavar="GLOB", default="*", help="Only senders like this, for example '*@gmail.com'.")
-@click.option("--older-than", type=age, help="Only states that have not changed for this time, for example 30d.")
+@click.option("--sender", metavar="GLOB", default="*", help="Only matching senders, for example '*@gmail.com'.")
+@older_than()
 @at_address
 @as_json
 @with_states
 def list_(
     storage: Storage, state: str | None, sender: str, older_than: int | None, to: str | None, as_json: bool
 ) -> None:
-    """List the rows: state, time of the last change (UTC, where the storage knows it), key and sender.
+    """List the rows: state, time of the last change (UTC, if the storage knows it), key and sender.
 
     \b
     python operate.py states list --state CONFIRMING --older-than 30d --to news
@@ -69,7 +70,7 @@ def list_(
 def count(storage: Storage, as_json: bool) -> None:
     """Count the senders in each state, by key.
 
-    A key is the module of the handlers, or what its @state_key_generator returns. Mail of a sender in a state
+    A key is the module of the handlers, or what its @state_key_generator returns. Mail from senders in a state
     without a handler is answered 451.
     """
     counter = Counter((key, state) for key, _, state in storage)
@@ -133,7 +134,7 @@ def set_(storage: Storage, sender: str, state: str, to: str | None) -> None:
 @at_address
 @with_states
 def reset(storage: Storage, senders: tuple[str, ...], to: str | None) -> None:
-    """Put each SENDER back to START, for mail to one address or everywhere.
+    """Put each SENDER back to START, for mail to one address or to all.
 
     \b
     python operate.py states reset alice@people.example bob@people.example --to news
@@ -144,25 +145,23 @@ def reset(storage: Storage, senders: tuple[str, ...], to: str | None) -> None:
 
 @states.command()
 @click.option("--state", metavar="STATE", required=True, help="The state, for example CONFIRMING.")
-@click.option(
-    "--older-than", type=age, required=True, help="Only states that have not changed for this time, for example 30d."
-)
+@older_than(required=True)
 @at_address
 @with_states
 def expire(storage: Storage, state: str, older_than: int, to: str | None) -> None:
-    """Put senders back to START whose state has not changed for some time, each between two of their mails.
+    """Put senders whose state is old back to START, each between two of their mails.
 
     \b
     python operate.py states expire --state CONFIRMING --older-than 30d
     """
     expired, known = 0, sum(states_by_module().values(), [])
-    # A state of a handler may have no senders: that is no error in a job that runs every night.
+    # A handler's state without senders is no error: this may run every night.
     for key, sender, found, _ in rows_in(storage, None if state in known else state, to, lambda _: True, older_than):
         if found != state:
             continue
         with storage.transaction(sender):
             changed = storage.changed(key, sender)
-            # A mail may have come since the row was read.
+            # The sender may have written since the row was read.
             is_due = is_old(changed, older_than) and storage.get(key, sender) == state
             if is_due:
                 storage.set(key, sender, ROUTE_FIRST_STATE)
@@ -176,10 +175,10 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
 @click.argument("sender")
 @with_states
 def forget(storage: Storage, sender: str) -> None:
-    """Forget SENDER: delete all their states, and mail to them that has not left.
+    """Forget SENDER: delete all their states, and the mail to them that waits in the outbox.
 
-    Your own tables are left to you. Other places name senders, too: the logs, here and at the mail server, backups, with
-    SQLite the -wal file until the server stops, and with Django the log of the admin.
+    Delete their rows in your own tables yourself. Senders are also named in backups, in the logs of this server and of
+    the mail server, with SQLite in the -wal file until the server stops, and with Django in the admin's log.
     """
     put_to_start(storage, sender)
     waiting = outbox.rows(storage) if storage.is_shared else []
@@ -199,14 +198,14 @@ def show_row(row: StoredRow, as_json: bool) -> None:
 
 
 def styled(key: str | None, state: str) -> str:
-    """Return a state for the terminal; mark one without a handler, because its senders are stuck."""
+    """Return a state for the terminal; mark one without a handler, in which senders are stuck."""
     if has_handler(key, state):
         return click.style(f"{shown(state):<12}", fg="green")
     return click.style(f"{shown(state)} (no handler)", fg="red")
 
 
 def as_salmon_writes(sender: str) -> str:
-    """Return an address as Salmon hands it to the storage: bare and in lower case."""
+    """Return an address as Salmon passes it to the storage: without a name, in lower case."""
     return parseaddr(sender.lower())[1] or sender.lower()
 
 
@@ -215,7 +214,7 @@ def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[Stored
 
 
 def spellings(sender: str) -> set[str]:
-    """Return how an address may be written in the storage: an older application wrote it otherwise."""
+    """Return the ways in which an address may be stored: older applications kept capitals and names."""
     return {sender.lower(), as_salmon_writes(sender)}
 
 
@@ -226,10 +225,10 @@ def rows_in(
     is_wanted: Callable[[str], object],
     older_than: int | None = None,
 ) -> Iterator[StoredRow]:
-    """Yield the rows of senders that `is_wanted`; `state`, `to` and `older_than` (seconds) select rows unless None.
+    """Yield the rows whose sender `is_wanted`, and that match `state`, `to` and `older_than` (seconds) unless None.
 
-    Ends the command for a state that no row has, for an address that no handler takes, and for `older_than` where the
-    storage does not know when a state changed.
+    Ends the command when no row has the state, when no handler takes the address, and when the storage does not know
+    the age of a state.
     """
     modules, there = modules_at(to), set()
     for row in storage.rows():
@@ -251,8 +250,8 @@ def is_old(changed: float | None, seconds: int) -> bool:
 
 
 def put_to_start(storage: Storage, sender: str, to: str | None = None) -> None:
-    """Remove the rows of a sender, between two of their mails, and print them."""
-    found = rows_of(storage, sender, to)  # before the lock, because it reads the whole table
+    """Delete the rows of a sender, between two of their mails, and print them."""
+    found = rows_of(storage, sender, to)  # reads the whole table, so it comes before the lock
     with storage.transaction(as_salmon_writes(sender)):
         now = [(key, spelling, storage.get(key, spelling)) for key, spelling, *_ in found]
         removed = [row for row in now if row[2] != ROUTE_FIRST_STATE]

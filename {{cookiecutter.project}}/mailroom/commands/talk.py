@@ -1,4 +1,4 @@
-"""`operate.py talk`: write to the application as anybody, and see what happens."""
+"""`operate.py talk`: deliver mail to the application as any sender, without a server, and show the result."""
 
 import email
 import inspect
@@ -32,15 +32,15 @@ LINES = 4
 @click.command()
 @click.option("--demo", is_flag=True, help=f"Play {DEMO}.")
 @click.option("--script", type=click.File(encoding="utf-8"), help="Play a transcript; - is the standard input.")
-@click.option("--eml", type=click.File("rb"), help="Send the mail in a file.")
+@click.option("--eml", type=click.File("rb"), help="Deliver the mail in a file.")
 @click.option("--from", "sender", metavar="ADDRESS", help="The sender; <> is the null sender.")
 @click.option("--to", "recipient", metavar="ADDRESS", help="The recipient; the domain may be omitted.")
-@click.option("--record", metavar="FILE", type=click.Path(resolve_path=True), help="Append what is typed to FILE.")
+@click.option("--record", metavar="FILE", type=click.Path(resolve_path=True), help="Append the conversation to FILE.")
 @click.option(
     "--states",
     type=click.Choice(["none", "copy", "real"]),
     default="none",
-    help="none: everybody is in START; copy: what is stored, which stays as it is; real: what is stored.",
+    help="none: all senders are in START; copy: a copy of what is stored; real: what is stored.",
 )
 def talk(
     demo: bool,
@@ -51,19 +51,19 @@ def talk(
     record: str | None,
     states: str,
 ) -> None:
-    """Write to the application as anybody, and see what happens.
+    """Write mails to the application as any sender, and see the result of each.
 
-    Nothing is sent, and no server needs to run. Nothing is kept, unless --states real says so.
+    This needs no running server. It sends nothing, and keeps nothing without --states real.
 
     \b
     python operate.py talk                        # write mails yourself
-    python operate.py talk --record holiday.txt   # and write down what happens
-    python operate.py talk --script holiday.txt   # does it still happen like that?
-    python operate.py talk --demo                 # a first conversation
+    python operate.py talk --record holiday.txt   # and record the conversation as a transcript
+    python operate.py talk --script holiday.txt   # play it again, and compare
+    python operate.py talk --demo                 # play a first conversation
     python operate.py talk --eml mail.eml --to news --states copy
 
-    mailroom/testing/transcript.py says how to write a transcript. The exit status is 1 when the
-    conversation does not go as written.
+    mailroom/testing/transcript.py describes transcripts. The exit status is 1 when a mail is refused, or has another
+    result than the transcript says.
     """
     played = [name for name, given in {"--demo": demo, "--script": script, "--eml": eml}.items() if given]
     if len(played) > 1:
@@ -71,9 +71,9 @@ def talk(
     if not played and not sys.stdin.isatty():
         played, script = ["the standard input, a transcript,"], sys.stdin
     if record and played:
-        raise click.UsageError(f"--record writes down what is typed; {played[0]} does not go with it")
+        raise click.UsageError(f"--record is for mails that you type; {played[0]} does not go with it")
     if (sender or recipient) and played and not eml:
-        raise click.UsageError(f"--from and --to are for --eml and for what is typed; {played[0]} names its own")
+        raise click.UsageError(f"--from and --to are for --eml and for mails that you type; {played[0]} has its own")
     stdout: Any = sys.stdout
     stdout.reconfigure(errors="replace")
     if states == "none":
@@ -84,7 +84,7 @@ def talk(
         if states == "copy":
             stored = settings.room.storage
             Router.STATE_STORE = JoinedStorage(Copy(stored), stored.in_memory())
-            if isinstance(stored, SQLiteStorage):  # which has own tables as well
+            if isinstance(stored, SQLiteStorage):  # copy its own tables as well
                 Router.STATE_STORE.database.fill(stored)
     try:
         if eml:
@@ -101,7 +101,7 @@ def talk(
 
 
 class Copy(StateStorage):
-    """The states in `storage`, which does not learn what changes here."""
+    """The states in `storage`, and changes that do not reach it."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -115,15 +115,15 @@ class Copy(StateStorage):
 
 
 def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
-    """Send the mail in an open file; exit with 1 when it is refused. Its headers replace an address that is None."""
-    data = file.read().replace(b"\r\n", b"\n")  # as a receiver passes it on
+    """Deliver the mail in an open file; exit with 1 when it is refused. An address that is None is read from headers."""
+    data = file.read().replace(b"\r\n", b"\n")  # as a receiver does
     mail = email.message_from_bytes(data)
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
     if not recipient:
         raise click.UsageError(f"--eml {file.name} names no recipient; give --to, for example --to news")
     sender = sender or _first_address(mail, "Return-Path", "From")
     if sender != "<>" and not MAILBOX.fullmatch(sender):
-        rule = "is no address of a sender; give --from, for example --from alice@people.example"
+        rule = "is no sender's address; give --from, for example --from alice@people.example"
         raise click.UsageError(f"--eml {file.name}: {sender!r} {rule}")
     result = exchange(sender, current().address(recipient), data)
     show(result)
@@ -132,7 +132,7 @@ def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
 
 
 def play(script: TextIO) -> None:
-    """Play the transcript in an open file; exit with 1 where it does not go as written."""
+    """Play the transcript in an open file; exit with 1 at the first unexpected result."""
     try:
         for mail, result in Transcript(script.name, script.read()).play():
             for note in mail.notes:
@@ -178,7 +178,7 @@ def converse(sender: str | None, recipient: str | None, record: str | None) -> N
 
 
 def ask_for_text() -> str:
-    """Return the lines before a line with a single dot; an empty first line stands for a default text."""
+    """Ask for lines up to one that is a dot, and return them; an empty first line means the default text."""
     lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
     while lines != ["Hello."] and lines[-1] != ".":
         lines.append(click.prompt("", "", prompt_suffix="", show_default=False))
@@ -214,7 +214,7 @@ def _row(label: str, text: str) -> None:
 
 
 def _first_address(mail: Message, *names: str) -> str:
-    """Return the first address in these headers, `<>` for the null sender, or an empty text."""
+    """Return the first address in these headers, `<>` for the null sender; empty when there is none."""
     values = [str(value).strip() for name in names for value in mail.get_all(name, [])]
     addresses = [value if value == "<>" else address for value in values for _, address in getaddresses([value])]
     return next(filter(None, addresses), "")

@@ -1,4 +1,4 @@
-"""`operate.py states export` and `import`: every row as a line of text, from any storage to any other."""
+"""`operate.py states export` and `import`: move all rows, a line of JSON each, from any storage to any other."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ MAX_LINE = 1 << 20  # octets
 def export(storage: Storage) -> None:
     """Write all rows to the standard output, a JSON object a line.
 
-    A row that changes meanwhile is written as it was before or as it is after. To change the storage, stop the
+    A row that a mail changes meanwhile is written as it was before or as it is after. To change the storage: stop the
     server, export, edit config/boot.py, import, and start.
 
     \b
@@ -37,15 +37,13 @@ def export(storage: Storage) -> None:
 @click.command("import")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--shelve", metavar="PATH", type=click.Path(resolve_path=True), help="Read a shelf of an older Salmon.")
-@click.option("--replace", is_flag=True, help="Overwrite the states that are there.")
-@click.option("--dry-run", is_flag=True, help="Show what would be overwritten, and import nothing.")
+@click.option("--replace", is_flag=True, help="Overwrite other states of the same senders.")
 @with_states
-def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace: bool, dry_run: bool) -> None:
-    """Read rows as `export` writes them from FILE, or the standard input: all of them or none.
+def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace: bool) -> None:
+    """Import the rows in FILE, or in the standard input, which `export` has written: all of them or none.
 
-    All rows are read and checked before the first is stored. Without --replace, a row that would overwrite
-    another state is refused. Stop the server first: a state that a mail sets between the check and the import
-    is overwritten.
+    This reads and checks all rows before it stores the first. It refuses a row that would overwrite another state,
+    unless --replace is given. Stop the server first: a state that a mail sets after the check is overwritten.
 
     \b
     python operate.py states import < run/states.jsonl
@@ -65,15 +63,12 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
         elif new is not None:
             other += 1
             example = f"{shown(state)} -> {shown(new, key, sender)}"
-            if dry_run:
-                click.echo(example)
     length = len(states)
-    if other and not replace and not dry_run:
+    if other and not replace:
         raise click.ClickException(
             f"nothing was imported: --replace is needed to overwrite {other} of {length} rows; for example {example}"
         )
-    if not dry_run:
-        keep_all(storage, states)
+    keep_all(storage, states)
     click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
     for (key, state), number in Counter((key, state) for (key, _), state in states.items()).items():
         if not has_handler(key, state):
@@ -84,7 +79,7 @@ def read_all(source: Iterable[Row]) -> dict[tuple[str | None, str | None], str]:
     """Return `{(key, sender): state}` for all rows; raise `ValueError` when two have the same key and sender."""
     states: dict[tuple[str | None, str | None], str] = {}
     for number, (key, sender, state) in enumerate(source, start=1):
-        cell = key and sys.intern(key), sender  # one each of the many equal keys and states
+        cell = key and sys.intern(key), sender  # many rows have the same key and state: keep one copy of each
         if cell in states:
             raise ValueError(f"row {number} has the key and the sender of an earlier row")
         states[cell] = sys.intern(state)
@@ -92,7 +87,7 @@ def read_all(source: Iterable[Row]) -> dict[tuple[str | None, str | None], str]:
 
 
 def keep_all(storage: Storage, states: dict[tuple[str | None, str | None], str]) -> None:
-    """Set all states or none; name the row that the storage cannot hold."""
+    """Set all states or none; end the command with the row that the storage cannot hold."""
     last: Row
 
     def reading() -> Iterator[Row]:
@@ -104,18 +99,15 @@ def keep_all(storage: Storage, states: dict[tuple[str | None, str | None], str])
     try:
         storage.set_all(reading())
     except SMTPError as error:
-        if error.code < 500 or error.__cause__:  # what the database refuses may be any of many rows
+        if error.code < 500 or error.__cause__:  # the database refuses many rows at once, and does not say which
             raise
-        key, sender, state = last  # a storage looks at a row when it reads it
+        key, sender, state = last  # the storage checks a row as soon as it has read it
         refusal = f"nothing was imported: {storage!r} cannot hold {shown(state, key, sender)}"
         raise click.ClickException(refusal) from error
 
 
 def rows(file: BinaryIO) -> Iterator[Row]:
-    """Yield the `(key, sender, state)` rows in the lines of a binary file, one at a time.
-
-    Raises `ValueError` with the number of a line that is no row.
-    """
+    """Yield the `(key, sender, state)` rows in the lines of a binary file; raise `ValueError` for any other line."""
     lines = iter(lambda: file.readline(MAX_LINE), b"")
     for number, line in enumerate(lines, start=1):
         try:
@@ -128,10 +120,10 @@ def rows(file: BinaryIO) -> Iterator[Row]:
 
 
 def to_line(row: Iterable[object], **more: Any) -> str:
-    """Return a row, and `more` fields, as a line in ASCII, which gets through every pipe; without its end."""
+    """Return a row, and `more` fields, as one JSON object in ASCII, which passes through every pipe."""
     return json.dumps({**dict(zip(FIELDS, row, strict=True)), **more})
 
 
 def shown(*texts: str | None) -> str:
-    """Return texts with control characters escaped: anybody can choose a sender."""
+    """Return texts for the terminal, with control characters escaped: anybody can choose a sender."""
     return "  ".join(text if text and text.isprintable() else ascii(text) for text in texts)

@@ -1,16 +1,15 @@
-"""What an application asks of a state storage, as tests for a storage of your own.
+"""Tests of what an application needs from a state storage, for a storage of your own.
 
-Subclass the class that fits and give it the fixtures that it names:
+Subclass the classes that fit, and define the fixtures that they name:
 
     class TestRedisStorage(StorageContract):
         @pytest.fixture
         def storage(self):
             return RedisStorage("redis://localhost/15")  # empty
 
-`StorageContract` holds for every storage, Salmon's `MemoryStorage` included. The others are for subclasses of
-`mailroom.storage.Storage`: `TransactionContract` for all of them, `SharedStorageContract` for one that several
-processes can use, `OwnTablesContract` for one whose transactions have a `connection`, `OutboxContract` for one
-that keeps outgoing mail.
+`StorageContract` is for every storage, Salmon's `MemoryStorage` included. The others are for subclasses of
+`mailroom.storage.Storage`: `TransactionContract` for all, `SharedStorageContract` for those that several processes
+use, `OwnTablesContract` for those with a `connection`, `OutboxContract` for those that store outgoing mail.
 """
 
 import threading
@@ -35,7 +34,7 @@ BOB = "bob@people.example"
 
 @contextmanager
 def refused(code: int) -> Iterator[pytest.ExceptionInfo[SMTPError]]:
-    """Fail unless the block refuses the mail with `code`: 451 for now, 554 for good."""
+    """Fail unless the block raises an `SMTPError` with `code`: 451 for now, 554 for good."""
     with pytest.raises(SMTPError) as refusal:
         yield refusal
     assert refusal.value.code == code
@@ -53,7 +52,7 @@ def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class StorageContract:
-    """`get`, `set` and `clear`. Needs a fixture `storage`, empty; `rows` must return what is in it."""
+    """`get`, `set` and `clear`. Needs a fixture `storage`, empty. Override `rows` if it is not iterable."""
 
     STRINGS = ["a@b.example", "A@b.example", "a@b.example ", "'", '"', "\\", "%s", "?", " ", "a" * 254, "; DROP x;"]
     SENDERS = [*STRINGS, "", None]  # None is no sender; it is not the null sender, which is empty
@@ -61,23 +60,18 @@ class StorageContract:
     def rows(self, storage: Any) -> list[Row]:
         return list(storage)
 
-    def test_a_new_sender_is_at_start_and_has_no_row(self, storage: Any) -> None:
+    def test_new_sender_is_at_start_and_has_no_row(self, storage: Any) -> None:
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
 
-    def test_get_returns_what_was_set_last(self, storage: Any) -> None:
-        storage.set(KEY, ALICE, "CONFIRMING")
-        storage.set(KEY, ALICE, "SUBSCRIBED")
-        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
-
-    def test_start_deletes_the_row(self, storage: Any) -> None:
+    def test_setting_start_deletes_the_row(self, storage: Any) -> None:
         storage.set(KEY, BOB, ROUTE_FIRST_STATE)
         storage.set(KEY, ALICE, "SUBSCRIBED")
         storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
 
-    def test_key_and_sender_are_not_run_together(self, storage: Any) -> None:
+    def test_pairs_of_key_and_sender_with_the_same_letters_are_kept_apart(self, storage: Any) -> None:
         storage.set("a", "bc", "ONE")
         storage.set("ab", "c", "TWO")
         storage.set("bc", "a", "THREE")
@@ -90,7 +84,7 @@ class StorageContract:
         storage.clear()
         assert {storage.get(KEY, sender) for sender in self.SENDERS} == {ROUTE_FIRST_STATE}
 
-    def test_senders_are_kept_exactly_as_they_are_one_row_each(self, storage: Any) -> None:
+    def test_get_returns_what_was_set_last_for_exactly_this_sender(self, storage: Any) -> None:
         for number, sender in enumerate(self.SENDERS):
             storage.set(KEY, sender, "CONFIRMING")
             storage.set(KEY, sender, f"STATE_{number}")
@@ -99,7 +93,7 @@ class StorageContract:
         expected = [(KEY, sender, f"STATE_{number}") for number, sender in enumerate(self.SENDERS)]
         assert sorted(self.rows(storage), key=repr) == sorted(expected, key=repr)
 
-    def test_many_threads_can_use_it(self, storage: Any) -> None:
+    def test_threads_can_use_a_storage_at_the_same_time(self, storage: Any) -> None:
         def sets_and_gets(thread: int) -> None:
             for number in range(20):
                 storage.set(KEY, f"{thread}-{number}@b.example", f"STATE_{number}")
@@ -111,7 +105,7 @@ class StorageContract:
 
 
 class TransactionContract(StorageContract):
-    """`transaction`: one mail, all or nothing. Needs a fixture `storage`, empty, a `mailroom.storage.Storage`."""
+    """`transaction`: all changes of one mail, or none. Needs a fixture `storage`, an empty `mailroom.storage.Storage`."""
 
     def test_other_threads_do_not_see_half_a_mail(self, storage: Any) -> None:
         with ThreadPoolExecutor(1) as elsewhere:
@@ -119,11 +113,11 @@ class TransactionContract(StorageContract):
                 storage.set(KEY, ALICE, "SUBSCRIBED")
                 assert storage.get(KEY, ALICE) == "SUBSCRIBED"
                 reading = elsewhere.submit(storage.get, KEY, ALICE)
-                wait([reading], 0.1)  # or the reader waits for this mail
+                wait([reading], 0.1)  # a storage may make the reader wait for this mail
                 assert not reading.done() or reading.result() == ROUTE_FIRST_STATE
             assert elsewhere.submit(storage.get, KEY, ALICE).result() == "SUBSCRIBED"
 
-    def test_all_states_of_a_mail_are_kept(self, storage: Any) -> None:
+    def test_commit_keeps_all_states_of_a_mail(self, storage: Any) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         with storage.transaction(ALICE):
             storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
@@ -133,7 +127,7 @@ class TransactionContract(StorageContract):
         assert self.rows(storage) == [(KEY, BOB, "SUBSCRIBED")]
 
     @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
-    def test_nothing_of_a_mail_that_failed_is_left_for_the_next(self, storage: Any, failure: Any) -> None:
+    def test_mail_that_fails_leaves_nothing_to_the_next(self, storage: Any, failure: Any) -> None:
         with pytest.raises(failure), storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
             raise failure
@@ -151,15 +145,6 @@ class TransactionContract(StorageContract):
             assert storage.get(KEY, BOB) == "SUBSCRIBED"
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_mail_that_comes_first_was_not_handled_before(self, storage: Any) -> None:
-        with storage.transaction(ALICE) as transaction:
-            assert not transaction.handled(b"0123456789abcdef")
-
-    def test_transaction_without_a_sender_keeps_states(self, storage: Any) -> None:
-        with storage.transaction():
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
-
     def test_transaction_within_a_transaction_joins_it(self, storage: Any) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as outer:
             with storage.transaction(BOB) as inner:
@@ -168,8 +153,8 @@ class TransactionContract(StorageContract):
             raise ZeroDivisionError
         assert storage.get(KEY, BOB) == ROUTE_FIRST_STATE
 
-    def test_each_of_many_mails_at_once_goes_one_step_on(self, storage: Any) -> None:
-        """Of mails of one sender that were handled at the same time one would not count."""
+    def test_mails_of_one_sender_at_the_same_time_are_handled_one_after_the_other(self, storage: Any) -> None:
+        """Each mail goes one step on; of two that were handled at the same time, one would not count."""
 
         def step(_: int) -> None:
             with storage.transaction(ALICE):
@@ -184,17 +169,17 @@ class TransactionContract(StorageContract):
 
 
 class OwnTablesContract(TransactionContract):
-    """`connection` and `handled`: own rows and the note of a mail are kept with its states. Needs a fixture `storage`."""
+    """`connection` and `handled`: own rows and the note of a mail are committed with its states."""
 
     DIGEST = b"0123456789abcdef"
 
     def execute(self, connection: Any, sql: str) -> Any:
-        """Execute a statement on the connection of a transaction, and return what it returns, an iterable of rows."""
+        """Execute a statement on the connection of a transaction; return its rows. Override it for your driver."""
         return connection.execute(sql)
 
     @pytest.fixture
     def posts(self, storage: Any) -> Posts:
-        """A table of your own, `posts`; return a function that returns its rows."""
+        """Create an own table, `posts`; return a function that returns its rows."""
 
         def tables(connection: Any) -> None:
             self.execute(connection, "CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
@@ -210,7 +195,7 @@ class OwnTablesContract(TransactionContract):
     def write(self, transaction: Transaction, text: str = "hello") -> None:
         self.execute(transaction.connection, f"INSERT INTO posts VALUES ('{text}')")
 
-    def test_own_rows_are_kept_with_the_states(self, storage: Any, posts: Posts) -> None:
+    def test_own_rows_are_committed_with_the_states(self, storage: Any, posts: Posts) -> None:
         with storage.transaction(ALICE) as transaction:
             storage.set(KEY, ALICE, "SUBSCRIBED")
             self.write(transaction)
@@ -218,16 +203,8 @@ class OwnTablesContract(TransactionContract):
         assert posts() == ["hello"]
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_own_rows_are_undone_with_the_states(self, storage: Any, posts: Posts) -> None:
-        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
-            self.write(transaction)
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-            raise ZeroDivisionError
-        assert posts() == []
-        assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
-
     @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_handler_that_ends_the_transaction_itself_keeps_nothing_of_a_mail_that_fails(
+    def test_handler_that_commits_or_rolls_back_keeps_nothing_of_a_mail_that_fails(
         self, storage: Any, posts: Posts, end: str
     ) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
@@ -239,7 +216,7 @@ class OwnTablesContract(TransactionContract):
             raise ZeroDivisionError
         assert posts() == []
 
-    def test_own_rows_of_many_threads_are_kept(self, storage: Any, posts: Posts) -> None:
+    def test_own_rows_of_several_threads_are_kept(self, storage: Any, posts: Posts) -> None:
         def write(thread: int) -> None:
             for number in range(5):
                 with storage.transaction(f"{thread}@b.example") as transaction:
@@ -271,13 +248,15 @@ class OwnTablesContract(TransactionContract):
                 assert storage.get(KEY, ALICE) == "SUBSCRIBED"
                 assert posts() == []
 
-    def test_mail_that_failed_is_not_noted(self, storage: Any, posts: Posts) -> None:
+    def test_mail_that_failed_leaves_no_state_no_own_row_and_no_note(self, storage: Any, posts: Posts) -> None:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
                 assert not transaction.handled(self.DIGEST)
                 self.write(transaction)
                 storage.set(KEY, ALICE, "SUBSCRIBED")
                 raise ZeroDivisionError
+            assert posts() == []
+            assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
 
     def test_clear_forgets_the_notes(self, storage: Any) -> None:
         with storage.transaction(ALICE) as transaction:
@@ -289,11 +268,11 @@ class OwnTablesContract(TransactionContract):
 
 
 class OutboxContract(TransactionContract):
-    """Outgoing mail: `fetch` and `execute`, which `mailroom/outbox.py` uses."""
+    """Outgoing mail: `fetch` and `execute`, by which `mailroom/outbox.py` stores it."""
 
     MAIL = b"From: news@example.com\r\n\r\n.\x00\xff\r\n"
 
-    def test_outgoing_mail_is_kept_with_the_states_octet_by_octet(self, storage: Any) -> None:
+    def test_outgoing_mail_is_committed_with_the_states_octet_by_octet(self, storage: Any) -> None:
         with storage.transaction(ALICE) as here:
             storage.set(KEY, ALICE, "SUBSCRIBED")
             here.send(self.MAIL, [ALICE, BOB], "news@example.com")
@@ -302,7 +281,7 @@ class OutboxContract(TransactionContract):
         assert (envelope.sender, envelope.recipients, envelope.data) == ("news@example.com", (ALICE, BOB), self.MAIL)
         assert outbox.claim_due(storage) == []
 
-    def test_mail_that_failed_keeps_no_outgoing_mail(self, storage: Any) -> None:
+    def test_mail_that_failed_sends_nothing(self, storage: Any) -> None:
         with suppress(ZeroDivisionError), storage.transaction(ALICE) as here:
             here.send(self.MAIL, ALICE, "<>")
             raise ZeroDivisionError
@@ -315,7 +294,7 @@ class OutboxContract(TransactionContract):
         with storage.transaction(ALICE) as here:
             assert here.handled(b"a digest")
 
-    def test_outgoing_mail_is_forgotten_by_the_recipient_who_has_got_it(self, storage: Any) -> None:
+    def test_outgoing_mail_is_deleted_when_the_relay_has_taken_it_for_each_recipient(self, storage: Any) -> None:
         with storage.transaction() as here:
             here.send(self.MAIL, [ALICE, BOB], "<>")
         (parcel,) = outbox.claim_due(storage)
@@ -337,9 +316,9 @@ class OutboxContract(TransactionContract):
 
 
 class SharedStorageContract(TransactionContract):
-    """For several processes. Needs a fixture `other`: one more storage on the same states, which waits briefly for a lock."""
+    """For several processes. Needs a fixture `other` too: a second storage of the same states, with a short lock timeout."""
 
-    def test_a_sender_has_one_transaction_at_a_time(self, storage: Any, other: Any) -> None:
+    def test_second_transaction_of_a_sender_is_refused_while_the_first_runs(self, storage: Any, other: Any) -> None:
         with storage.transaction(ALICE):
             storage.set(KEY, ALICE, "CONFIRMING")
             with refused(451):
@@ -350,7 +329,7 @@ class SharedStorageContract(TransactionContract):
         with storage.transaction(ALICE):
             assert in_thread(locked_get, other, BOB) == ROUTE_FIRST_STATE
 
-    def test_the_next_transaction_reads_what_the_last_one_set(self, storage: Any) -> None:
+    def test_next_transaction_of_a_sender_reads_what_the_last_one_set(self, storage: Any) -> None:
         with ThreadPoolExecutor(1) as pool:
             with storage.transaction(ALICE):
                 waiting = pool.submit(locked_get, storage, ALICE)

@@ -27,6 +27,7 @@ POLL = 2  # seconds after which a worker looks for mail of others: scripts, and 
 RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
 MAX_QUEUED = 1000  # mails in memory
 MAX_OCTETS = 20_000_000  # in memory
+LINGER_SECONDS = 0.01  # for which this thread waits for more before it sleeps: to wake it for each mail is dear
 SETTLE_SECONDS = 0.05  # after which what was sent is deleted: not a transaction for each mail, when there are many
 
 
@@ -144,6 +145,8 @@ class Sending:
                     parcel.answers = self._answers(parcel)
                     self._leave_queue()
                     self._failures = 0
+                    if not self._queue and self._stop_at is None:
+                        time.sleep(LINGER_SECONDS)
             except (OSError, SMTPError) as error:
                 self._rest(error.__cause__ or error)
             except Exception as error:  # a fault of ours, which stops no other mail

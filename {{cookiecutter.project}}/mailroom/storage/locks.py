@@ -39,17 +39,21 @@ class FileLocks:
             return file
 
     @contextmanager
-    def lock(self, byte: int, waits: bool = True) -> Iterator[None]:
-        """Hold a lock; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
+    def lock(self, byte: int) -> Iterator[None]:
+        """Hold a lock within the block; raise what `wait` raises."""
+        self.wait(byte)
+        try:
+            yield
+        finally:
+            self.release(byte)
+
+    def wait(self, byte: int, waits: bool = True) -> None:
+        """Acquire a lock; raise `TimeoutError` when it does not get free, `OSError` when the file fails."""
         deadline = time.monotonic() + self.timeout if waits else 0.0
         while not self.acquire(byte):
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(random.uniform(0.001, 0.005))
-        try:
-            yield
-        finally:
-            self.release(byte)
 
     def acquire(self, byte: int) -> bool:
         """Return whether the lock was free and is now held."""

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -87,8 +87,10 @@ class SQLiteStorage(TableStorage):
         return cell
 
     def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
-        with self._failing():
-            here.has_written |= here.connected.executemany(sql, rows).rowcount > 0
+        try:
+            here.has_written |= here.connected.run_many(sql, rows).rowcount > 0
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def refuse_damaged(self) -> None:
         self.open()
@@ -129,13 +131,17 @@ class SQLiteStorage(TableStorage):
         """Lock the sender of a transaction among the threads and processes of this machine."""
         if not self._is_open:
             self.open()  # which creates the folder
-        with ExitStack() as stack:
-            with failing(OSError):
-                if not here.waits and time.monotonic() > self._written_since + PATIENCE:
-                    raise TimeoutError
-                if here.locked is not None:
-                    stack.enter_context(self._locks.lock(SENDERS + lock_number(here.locked), here.waits))
+        byte = None if here.locked is None else SENDERS + lock_number(here.locked)
+        with failing(OSError):
+            if not here.waits and time.monotonic() > self._written_since + PATIENCE:
+                raise TimeoutError
+            if byte is not None:
+                self._locks.wait(byte, here.waits)
+        try:
             yield
+        finally:
+            if byte is not None:
+                self._locks.release(byte)
 
     def begin(self, here: Transaction) -> Any:
         """Begin to write, unless that has begun; return the `sqlite3.Connection`."""
@@ -159,7 +165,7 @@ class SQLiteStorage(TableStorage):
             here.has_written |= here.connected.total_changes != here.changes_before
             self.keep(here)
             self._watch.check()
-            here.connected.execute("COMMIT")
+            here.connected.run("COMMIT")
             with suppress(OSError, sqlite3.OperationalError):  # others write: next time
                 self._watch.checkpoint(here.connected)
             self._end(here)
@@ -221,7 +227,7 @@ class SQLiteStorage(TableStorage):
                     if time.monotonic() > self._next_check:
                         self._watch.check()
                         self._next_check = time.monotonic() + CHECK_INTERVAL
-                    rows: list[Any] = connection.execute(sql, parameters).fetchall()
+                    rows: list[Any] = connection.run(sql, parameters).fetchall()
                     return rows
             except (sqlite3.Error, OSError) as error:
                 deadline = deadline or time.monotonic() + self.write_timeout
@@ -354,6 +360,9 @@ class Connection(sqlite3.Connection):
             # overwrite each large mail that was sent would take as long as to store it.
             self.execute(f"PRAGMA secure_delete = {'ON' if durable else 'FAST'}").fetchall()
             self.is_durable = durable
+
+    # What the storage itself executes: it leaves no cursor open.
+    run, run_many = sqlite3.Connection.execute, sqlite3.Connection.executemany
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         cursor = super().cursor(*arguments, **options)

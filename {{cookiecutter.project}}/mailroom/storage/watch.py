@@ -31,7 +31,7 @@ OPENING, IN_USE, CHECKPOINT, SENDERS = 1024, 1025, 1026, 4096
 RECORD = struct.Struct("=IIQQQ")
 MARK_AT = 68  # in an SQLite file: https://sqlite.org/fileformat2.html, section 1.3
 # In a -shm: frames in the -wal, and how many of them were moved (https://sqlite.org/walformat.html, section 2.1).
-FRAMES_AT, MOVED_AT = 16, 96
+FRAMES_AT, WAITING = 16, struct.Struct("=I76xI")
 BUSY = 5  # of SQLite
 MAX_FRAMES = 1000  # after which a checkpoint is due, as SQLite's own is
 
@@ -163,7 +163,7 @@ class FileWatch:
             new.backup(connection, progress=give_up, sleep=0.005)
 
     def _waiting_frames(self) -> int:
-        frames, moved = (struct.unpack("=I", os.pread(self._shm, 4, at))[0] for at in (FRAMES_AT, MOVED_AT))
+        frames, moved = WAITING.unpack(os.pread(self._shm, WAITING.size, FRAMES_AT))
         return int(frames - moved)
 
     def _compare_mark(self) -> None:
@@ -209,7 +209,7 @@ class FileWatch:
 
 
 def _inodes(path: str) -> tuple[int, ...]:
-    return tuple(os.stat(f"{path}{suffix}").st_ino for suffix in ("", "-wal", "-shm"))
+    return os.stat(path).st_ino, os.stat(f"{path}-wal").st_ino, os.stat(f"{path}-shm").st_ino
 
 
 def _descriptor(path: str) -> int:

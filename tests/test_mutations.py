@@ -73,8 +73,9 @@ COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
 PACKAGE = [
     ("test_receiver.py", "receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
     ("test_receiver.py", "receiver.py", 'answer = "451 4.3.0 The mail', 'answer = "250 2.0.0 The mail'),
-    ("test_receiver.py", "receiver.py", "not self.room.is_slow(recipient)", "True"),
+    ("test_receiver.py", "receiver.py", "if not is_slow and", "if"),
     ("test_pool.py", "pool.py", "if len(queue) == 1:", "if True:"),
+    ("test_pool.py", "pool.py", "self._slow + is_slow <= self.size", "True"),
     ("test_pool.py", "pool.py", "future.set_running_or_notify_cancel()", "True"),
     ("test_room.py", "room.py", "SMTPError(550, ", "SMTPError(450, "),
     ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),

@@ -25,6 +25,7 @@ import time
 from salmon.routing import nolocking, route, route_like, stateless
 from salmon.server import SMTPError
 
+from app.models import posts
 from config import settings
 
 inside = []
@@ -51,12 +52,20 @@ def REFUSE(message, host):
 
 def wait(message, state):
     if "write" in message["Subject"]:
-        message.connection
+        write(message)
     if "at once" not in message["Subject"]:
         pathlib.Path("run", f"{message['Subject']} is running").touch()
         while not os.path.exists("run/go"):
             time.sleep(0.01)
     return step(message, state)
+
+
+def write(message):
+    # Hold the database, or in a server a row.
+    connection = message.connection
+    is_server = hasattr(connection, "exec_driver_sql")
+    if not (is_server and connection.exec_driver_sql("UPDATE posts SET text = 'new'").rowcount):
+        posts.add(connection, "news", "a@people.example", "the only one", "old")
 
 
 def step(message, state):
@@ -70,7 +79,7 @@ import time
 
 from salmon.routing import route, route_like
 
-from app.handlers.slow import inside, step
+from app.handlers.slow import inside, step, write
 
 
 @route("quick@(host)")
@@ -88,6 +97,8 @@ def alone(message, state):
     time.sleep(0.002)
     assert len(inside) == 1, "two ordinary handlers ran at the same time"
     try:
+        if "write" in message["Subject"]:
+            write(message)
         return step(message, state)
     finally:
         inside.remove(message)
@@ -136,11 +147,14 @@ class Mails:
 
 
 @pytest.fixture
-def slow(application):
+def slow(request, application):
     """A function: `Mails` of an application with these settings; `receiver` are arguments of its receiver."""
     with ExitStack() as stack:
 
         def slow(receiver="", start=True, constants=(), **choices):
+            if choices.get("state_storage") == "mariadb":
+                database = request.getfixturevalue("mariadb").new_database("mariadb")
+                choices.update(state_storage="postgresql", STATE_DATABASE=database)
             app = application(HANDLERS="app.handlers.slow,app.handlers.quick", REPLIES_PER_HOUR=10_000, **choices)
             for name, source in {"slow": SLOW, "quick": QUICK}.items():
                 (app.folder / "app" / "handlers" / f"{name}.py").write_text(source)
@@ -177,7 +191,7 @@ def test_ordinary_mail_is_answered_while_slow_handlers_run_and_a_sender_waits_fo
     ]
 
 
-@pytest.mark.parametrize("state_storage", STORAGES)
+@pytest.mark.parametrize("state_storage", [*STORAGES, "mariadb"])
 def test_mails_of_both_kinds_in_any_order_are_handled_once_each_and_in_the_order_of_their_sender(
     slow, sink, state_storage
 ):
@@ -302,14 +316,19 @@ def test_mail_whose_sender_is_locked_elsewhere_waits_and_nobody_else_does(slow, 
     assert mails.app.logged().count("handled mail from") == 7
 
 
-@pytest.mark.parametrize("state_storage", ["sqlite", "django", "shelve"])
+@pytest.mark.parametrize("state_storage", ["sqlite", "django", "shelve", "postgresql", "mariadb"])
 def test_slow_handler_that_holds_the_database_keeps_others_from_writing_and_not_from_talking(slow, state_storage):
+    """In a database server it holds a row. The receiver waits for no lock, and ordinary mail comes when it is free."""
     mails = slow(state_storage=state_storage)
+    assert mails.send(BOB, "slow", "write at once").result(30) == 250
     answer = mails.begin(ALICE, "write")
-    waiting = [mails.send(f"{number}@people.example", "quick", f"quick {number}") for number in range(3)]
-    with Raw(mails.app.port, "lmtp") as raw:
+    waiting = [mails.send(f"{number}@people.example", "quick", f"write {number}") for number in range(3)]
+    with Raw(mails.app.port, "lmtp", seconds=5) as raw:
         for _ in range(20):
             assert raw.say(b"NOOP\r\n").startswith("250")
+        with pytest.raises(TimeoutError):
+            waiting[0].result(3)
+        assert raw.say(b"NOOP\r\n").startswith("250")
     mails.go()
     assert {one.result(30) for one in (answer, *waiting)} == {250}
 

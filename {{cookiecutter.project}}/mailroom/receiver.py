@@ -24,7 +24,7 @@ from mailroom.message import person
 from mailroom.pool import Pool
 from mailroom.room import Mailroom
 from mailroom.settings import refuse
-from mailroom.storage import StorageError, handler_name, is_locked
+from mailroom.storage import handler_name, is_locked
 
 LOG = logging.getLogger(__name__)
 
@@ -396,55 +396,35 @@ class _Receiver(asyncore.dispatcher):
         if self.pool is None:
             return self._deliver(*mail)
         writer = person(sender, self.room.forwarders) or object()  # who has no order
+        is_slow = self.room.is_slow(recipient)
         # Salmon's Router holds this lock while it runs an ordinary handler.
-        if not self.pool.has(writer) and not self.room.is_slow(recipient) and Router.call_lock.acquire(blocking=False):
+        if not is_slow and not self.pool.has(writer) and Router.call_lock.acquire(blocking=False):
             try:
                 return self._deliver(*mail, waits=False)
-            except StorageError:  # somebody holds a lock, and nothing has changed
+            except TimeoutError:
                 pass
             finally:
                 Router.call_lock.release()
-        return self.pool.submit(writer, partial(self._deliver, *mail)) or "451 4.3.2 Too much mail waits"
+        return self.pool.submit(writer, partial(self._deliver, *mail), is_slow) or "451 4.3.2 Too much mail waits"
 
     def _deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool = True) -> str | None:
         """Deliver one mail; return None when it was handled, otherwise the answer that refuses it.
 
-        Unless it `waits`, raises `StorageError` when somebody else holds a lock.
+        When somebody else holds a lock, nothing has changed: raise `TimeoutError`, or if it `waits`, try again for
+        `lock_timeout` seconds, since a storage or a database may give up earlier.
         """
-        answer = "451 4.3.0 The mail could not be handled now; try again later"
-        try:
-            self._wait_and_deliver(peer, sender, recipient, data, waits)
-            failing.handled(sender, recipient, data)
-            return None
-        except SMTPError as error:
-            if is_locked(error) and not waits:
-                raise
-            handler, text = handler_name(error), _one_line(str(error))
-            if re.match("[45][0-9][0-9] ", text):
-                cause = f" ({error.__cause__!r})" if error.__cause__ else ""
-                LOG.warning("refused %s: %s%s", describe(sender, recipient, data), text, cause)
-                answer = text
-            else:
-                self._log_failure(error, sender, recipient, data)
-        except BaseException as error:  # SystemExit as well: no handler ends the server
-            handler = handler_name(error) or f"a handler for {recipient}"
-            self._log_failure(error, sender, recipient, data)
-        if handler and answer.startswith("4"):
-            failing.failed(sender, recipient, data, handler)
-        return answer
-
-    def _wait_and_deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool) -> None:
-        """Deliver one mail; try again for `lock_timeout` seconds where a storage gives up earlier."""
-        deadline = time.monotonic() + (self.lock_timeout if self.pool and waits else 0)
+        deadline = time.monotonic() + (self.lock_timeout if self.pool else 0)
         while True:
             try:
-                return self.room.deliver(peer, sender, recipient, data, waits=waits)
-            except StorageError as error:
+                self.room.deliver(peer, sender, recipient, data, waits=waits)
+            except BaseException as error:  # SystemExit as well: no handler ends the server
+                if is_locked(error) and not waits:
+                    raise TimeoutError from error
                 if not is_locked(error) or self.stopping or time.monotonic() > deadline:
-                    raise
-
-    def _log_failure(self, error: BaseException, *mail: Any) -> None:
-        LOG.error("%s failed: %s", handler_name(error) or "mailroom", describe(*mail), exc_info=error)
+                    return _refusal(error, sender, recipient, data)
+            else:
+                failing.handled(sender, recipient, data)
+                return None
 
     def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:
@@ -506,6 +486,22 @@ def _text(path: str | bytes) -> str:
     """Return the address that Salmon's channels pass as text or octets, with or without brackets."""
     text = path.decode("ascii") if isinstance(path, bytes) else path
     return text[1:-1] if text.startswith("<") else text
+
+
+def _refusal(error: BaseException, sender: str, recipient: str, data: bytes) -> str:
+    """Return the answer to a mail that could not be handled, and log why."""
+    handler, mail = handler_name(error), describe(sender, recipient, data)
+    answer = _one_line(str(error))
+    if isinstance(error, SMTPError) and re.match("[45][0-9][0-9] ", answer):
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        LOG.warning("refused %s: %s%s", mail, answer, cause)
+    else:
+        LOG.error("%s failed: %s", handler or "mailroom", mail, exc_info=error)
+        handler = handler or f"a handler for {recipient}"
+        answer = "451 4.3.0 The mail could not be handled now; try again later"
+    if handler and answer.startswith("4"):
+        failing.failed(sender, recipient, data, handler)
+    return answer
 
 
 def _one_line(answer: str) -> str:

@@ -150,9 +150,15 @@ def failing(failures: Failures, unfit: Failures = ()) -> Iterator[None]:
         raise StorageError from error
 
 
-def is_locked(error: BaseException) -> bool:
-    """Return whether this is the `StorageError` for a lock that was not released in time."""
-    return isinstance(error, StorageError) and isinstance(error.__cause__, TimeoutError)
+def is_locked(error: BaseException | None) -> bool:
+    """Return whether a lock was not released in time, that of a sender or one in a database server."""
+    while error is not None:
+        is_timeout = isinstance(error, StorageError) and isinstance(error.__cause__, TimeoutError)
+        # In psycopg and in MariaDB.
+        if is_timeout or type(error).__name__ == "LockNotAvailable" or error.args[:1] == (1205,):
+            return True
+        error = error.__cause__
+    return False
 
 
 def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str, str, str]:

@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mailroom.storage import is_locked
+from mailroom.storage.locks import PATIENCE
 from mailroom.storage.tables import UPSERT
 
 # Of the statements of a handler: those that would end the transaction of the mail, and those that write nothing.
@@ -49,8 +51,8 @@ def postgresql_begin(
     """Return the SQL, for one round trip, that begins a transaction, limits its waiting and locks the `number`.
 
     The limits, in seconds, hold for the transaction: a pooler gives the session to somebody else after it. A limit
-    that the `options` of the connection name is left as it is. Unless it `waits`, the number must be free. Execute it
-    in `lock_refused`.
+    that the `options` of the connection name is left as it is. Unless it `waits`, the number must be free, and any other
+    lock is waited for `PATIENCE`. Execute it in `lock_refused`.
     """
     limits = {
         "statement_timeout": round(statement_timeout * 1000),
@@ -63,9 +65,9 @@ def postgresql_begin(
     limited = [f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in str(options)]
     # The server releases it when the worker dies.
     lock = [] if number is None else [f"SELECT pg_advisory_xact_lock({number})"]
-    if waits:
-        return "; ".join([begin, *limited, *lock])
-    return "; ".join([begin, "SET LOCAL lock_timeout = 1", *lock, "RESET lock_timeout", *limited])
+    if not waits:
+        lock = ["SET LOCAL lock_timeout = 1", *lock, f"SET LOCAL lock_timeout = {PATIENCE * 1000:.0f}"]
+    return "; ".join([begin, *limited, *lock])
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def lock_refused() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if "LockNotAvailable" in (type(error).__name__, type(error.__cause__).__name__):
+        if is_locked(error):
             raise TimeoutError from error
         raise
 

@@ -50,6 +50,7 @@ def test_text_is_decoded_as_mail_programs_do(text, written_in, charset):
     [
         (b"Gr\xc3\xbc\xff\xc3\x9fe", "utf-8", "Gr\xfc\ufffd\xdfe"),
         (b"\x1b$B-!%F%9%H\x1b(B", "iso-2022-jp", "\u2460\u30c6\u30b9\u30c8"),
+        (b"\x1b$B%F%9%H\x1b(B", None, "\u30c6\u30b9\u30c8"),
         (b"\x1b$B%F\xff%9%H\x1b(B", "iso-2022-jp", "\u30c6\ufffd\u30b9\u30c8"),
         (b"+2AA-", "utf-7", "?"),
     ],
@@ -81,6 +82,7 @@ def test_charset_is_one_of_texts(charset):
         ("=?utf-8?b?YWJj", "=?utf-8?b?YWJj"),
         ("=?utf-8?x?abc?=", "=?utf-8?x?abc?="),
         ("=?utf-8?b?a?=", ""),
+        ("=?utf-8?b?YQ= =?utf-8?q?two?=", "=?utf-8?b?YQ= two"),
     ],
 )
 def test_header_is_decoded_as_real_senders_break_it(header, text):
@@ -137,6 +139,11 @@ REPLIES = {
     "French": "Yes.\n\nLe 6 janv. 2025 09:00, News <news@example.com> a \xe9crit :\n> Veux-tu ?\n",
     "Polish": 'Yes.\n\n6 sty 2025 09:00 "News" <news@example.com> napisa\u0142(a):\n\n> Chcesz?\n',
     "telephone": "Yes.\n\nSent from my iPhone\n\n> On Jan 6, 2025, at 9:00, News <news@example.com> wrote:\n> \n> Do you?\n",
+    "Outlook in Italian": "Yes.\n\nDa: News <news@example.com>\nInviato: luned\xec 6 gennaio 2025 09:00\nA: Alice\n"
+    "Oggetto: Vuoi?\n\nVuoi?\n",
+    "Gmail in Japanese, without marks": "Yes.\n\n2025\u5e741\u67086\u65e5 9:00 News <news@example.com>:\n\nDo you?\n",
+    "Zoho": "Yes.\n\n---- On Mon, 06 Jan 2025 09:00:00 +0100 News<news@example.com> wrote ---\n\nDo you?\n",
+    "French, below": "Le 6 janv. 2025 09:00, News a \xe9crit\xa0:\n> Veux-tu ?\n\nYes.\n",
     "below": "On Mon, Jan 6, 2025 at 9:00 AM News <news@example.com> wrote:\n> Do you?\n\nYes.\n",
     "between": "> Hello.\n> Do you?\n\nYes.\n\n> Bye.\n",
     "signature": "Yes.\n\n-- \nAlice\n+1 555 0100\n",
@@ -152,8 +159,19 @@ def test_unquoted_text_is_what_the_person_wrote(reading, text):
     assert message.unquoted_text == "Yes."
 
 
+def test_answers_above_and_below_a_quoted_mail_are_kept():
+    text = "Hello.\n\nOn Mon, Jan 6, 2025 at 9:00 AM News <news@example.com> wrote:\n> One?\n\nYes.\n\n> Two?\n\nNo.\n"
+    assert unquoted(text).split() == ["Hello.", "Yes.", "No."]
+
+
 @pytest.mark.parametrize(
-    "text", ["Three things:\n\n- at 12:30\n- a@b.example\n", "\U0001f44d", "I wrote this: 1 > 2\n\nand more"]
+    "text",
+    [
+        "Three things:\n\n- at 12:30\n- a@b.example\n",
+        "\U0001f44d",
+        "I wrote this: 1 > 2\n\nand more",
+        "Od: 12.05.2025\nDo: 15.05.2025\n\nYes.",
+    ],
 )
 def test_what_only_looks_like_a_quote_is_kept(text):
     assert unquoted(text) == text.strip()
@@ -176,8 +194,8 @@ def test_what_only_looks_like_a_quote_is_kept(text):
 )
 @pytest.mark.parametrize("kind", ["text/plain; format=flowed", "text/html"])
 def test_hostile_text_takes_seconds(reading, line, kind):
-    data = f"Content-Type: {kind}\n\n" + line * (900_000 // len(line)) + "x"
+    data = f"Content-Type: {kind}\n\n" + line * (450_000 // len(line)) + "x"
     begun = time.process_time()
     reading(data.encode()).unquoted_text  # noqa: B018
 
-    assert time.process_time() - begun < 15  # minutes, when the time grows with the square
+    assert time.process_time() - begun < 8  # minutes, when the time grows with the square

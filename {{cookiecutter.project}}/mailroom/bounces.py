@@ -33,7 +33,7 @@ class Bounce(bounce.BounceAnalyzer):
             status = STATUS.match(part["Status"] or "")
             if status:
                 statuses.append(status.groups())
-            if address and (part["Action"] or "failed").strip().lower() == "failed":
+            if address and re.match(r"\s*failed\b", part["Action"] or "failed", re.IGNORECASE):
                 self.failed.append((address, status[0].strip() if status else ""))
         if not self.failed:  # Exim
             addresses = (message["X-Failed-Recipients"] or "").split(",")

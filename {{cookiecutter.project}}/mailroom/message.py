@@ -16,6 +16,7 @@ from salmon.server import SMTPError
 
 from mailroom import parts
 from mailroom.bounces import Bounce
+from mailroom.envelope import HEADER_END
 from mailroom.plain_text import one_line
 from mailroom.reply import make_reply
 from mailroom.storage import Transaction
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mailroom.room import Mailroom
 
 # What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
-MAX_LINES = 1_000_000  # or one for 20 octets of `max_message_size`
+MAX_LINES, OCTETS_A_LINE = 100_000, 20  # of these two limits the higher one: half a million lines for 10 MB
 MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
 MAX_PARTS = 10_000
@@ -71,7 +72,7 @@ class Message(MailRequest):
     def text(self) -> str:
         """The text that a person wrote, in lines that end with `\\n`: no attachment, and no attached mail.
 
-        It is plain text, or made of HTML where there is none. Of HTML, it is the first million characters.
+        It is plain text, or made of HTML where there is none. Of HTML, it is the first half a million characters.
         """
         texts = [parts.text(part) for part in self._texts_and_files[0]]
         if len(texts) == 1:
@@ -169,8 +170,8 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
 
     The arguments are a `Mailroom` and those of its method `deliver`.
     """
-    lines = data.count(b"\n") + data.count(b"\r")
-    limit = max(MAX_LINES, room.max_message_size // 20)
+    lines = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+    limit = max(MAX_LINES, room.max_message_size // OCTETS_A_LINE)
     if lines > limit or lines * data.lower().count(b"multipart/") > limit * MAX_COMPARISONS:
         raise _too_much("lines")
     try:
@@ -199,8 +200,8 @@ def person(sender: str, forwarders: Collection[str]) -> str:
 
 
 def _without_obsolete_colons(data: bytes) -> bytes:
-    end = data.find(b"\n\n")
-    header = data[: end + 1] if end >= 0 else data
+    end = HEADER_END.search(data)
+    header = data[: end.start()] if end else data
     if b" :" in header or b"\t:" in header:
         return OBSOLETE_COLON.sub(rb"\1:", header) + data[len(header) :]
     return data
@@ -249,7 +250,8 @@ class _Part(Part):
     def get_boundary(self, failobj: Any = None) -> Any:
         if len(str(self.get("Content-Type", ""))) > MAX_CONTENT_TYPE:
             raise _too_much("parameters")
-        return super().get_boundary(failobj)
+        boundary = super().get_boundary(failobj)
+        return boundary and re.sub(r"[\r\n]", "", boundary)  # RFC 5322, section 2.2.3
 
 
 def _too_much(what: str) -> SMTPError:

@@ -61,6 +61,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         self.receiver = receiver
         self.active = time.monotonic()
         self._octets = bytearray()
+        self._content = b""
         self._too_long = False
         # Answers in their order from the first mail on that is still being handled, each with the `Future` of its mail.
         self._answers: deque[tuple[Future[str | None] | None, Any]] = deque()
@@ -84,12 +85,14 @@ class _Channel(lmtpd.asynchat.async_chat):
         self._octets.clear()
         if self._is_leaving():
             self.ac_in_buffer = b""  # ignore what follows QUIT: its answer would not be sent
-        elif self.get_terminator() == END_OF_MAIL:
-            self._pass_on(self.unstuffed(data)[2:] + b"\r\n")
-            if self._answers:
-                self._held, self.ac_in_buffer = self.ac_in_buffer, b""
         elif self.receiver.stopping:
             self.close_with_421("4.3.2 The service is going down")
+        elif self.get_terminator() == END_OF_MAIL:
+            # Salmon's channels lose a CR before a CRLF, and leave dots that were doubled (RFC 5321, section 4.5.2).
+            self._content = data.replace(b"\r\n.", b"\r\n")[2:] + b"\r\n"
+            self._pass_on(b"")
+            if self._answers:
+                self._held, self.ac_in_buffer = self.ac_in_buffer, b""
         else:
             self._command(data)
             if self.get_terminator() == END_OF_MAIL:
@@ -103,7 +106,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         if self._too_long:
             return "552 5.3.4 The message is too big"
         recipient = recipients[0] if isinstance(recipients, list) else recipients
-        answer = self.receiver.answer(peer, _text(sender), _text(recipient), data)
+        answer = self.receiver.answer(peer, _text(sender), _text(recipient), self._content)
         if not isinstance(answer, Future):
             return answer
         self._mail = answer
@@ -146,10 +149,6 @@ class _Channel(lmtpd.asynchat.async_chat):
     def recv(self, size: int) -> bytes:
         held, self._held = self._held, b""
         return held or super().recv(size)
-
-    def unstuffed(self, data: bytes) -> bytes:
-        """Undo dot-stuffing where Salmon does not."""
-        return data
 
     def close_with_421(self, text: str) -> None:
         """Answer 421 with `text`, and close the connection once that is sent; at the second call, close it at once."""
@@ -241,10 +240,6 @@ class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
 
     def say(self, answer: str) -> None:
         self.push(answer.encode("ascii"))
-
-    def unstuffed(self, data: bytes) -> bytes:
-        # Salmon 3.3.0 compares a number with b"." and leaves the dots of RFC 5321, section 4.5.2.
-        return data.replace(b"\r\n.", b"\r\n")
 
 
 class _SMTPChannel(_Channel, smtpd.SMTPChannel):

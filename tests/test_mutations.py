@@ -3,11 +3,13 @@
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from tests import warm
-from tests.baking import APPLICATION, TEMPLATE, without_pytest
+from tests.application import Application
+from tests.baking import APPLICATION, TEMPLATE, add_compiled_package, bake, without_pytest
 
 HANDLERS = "app/handlers/subscription.py"
 STORAGE = "SQLiteStorage(settings.state_database, protected=True)"
@@ -19,6 +21,15 @@ class Sticky(MemoryStorage):
 
 Router.STATE_STORE = Sticky()
 """
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """An application that is as it was baked again after each test."""
+    app = Application(bake(tmp_path_factory.mktemp("baked")))
+    add_compiled_package(app.folder)
+    app.is_warm = True
+    return app
 
 
 @pytest.mark.parametrize(
@@ -52,11 +63,9 @@ Router.STATE_STORE = Sticky()
         ("test_subscription.py", "config/testing.py", "\nRouter.STATE_STORE = MemoryStorage()\n", STICKY),
     ],
 )
-def test_tests_of_an_application_notice_a_fault_of_its_owner(application, tests, path, right, wrong):
-    app = application()
-    plant(app.folder / path, right, wrong)
-
-    result = app.run("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}")
+def test_tests_of_an_application_notice_a_fault_of_its_owner(app, tests, path, right, wrong):
+    with planted(app.folder / path, right, wrong):
+        result = app.run("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}")
 
     assert result.returncode == 1, result.stdout
 
@@ -127,21 +136,22 @@ PACKAGE = [
 ]
 
 
-@pytest.fixture
-def package(tmp_path):
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
     """The folder of a copy of the package and its tests."""
+    copy = tmp_path_factory.mktemp("package")
     for folder in (APPLICATION / "mailroom", TEMPLATE / "tests"):
-        shutil.copytree(folder, tmp_path / folder.relative_to(TEMPLATE))
+        shutil.copytree(folder, copy / folder.relative_to(TEMPLATE))
     for name in ("cookiecutter.json", "pyproject.toml"):
-        shutil.copy(TEMPLATE / name, tmp_path)
-    return tmp_path
+        shutil.copy(TEMPLATE / name, copy)
+    add_compiled_package(copy / APPLICATION.name)
+    return copy
 
 
 @pytest.mark.parametrize("tests, path, right, wrong", PACKAGE, ids=[f"{path}-{wrong}" for _, path, _, wrong in PACKAGE])
 def test_tests_of_the_package_notice_a_fault_in_it(package, tests, path, right, wrong):
-    plant(package / APPLICATION.name / "mailroom" / path, right, wrong)
-
-    result = run(package, tests)
+    with planted(package / APPLICATION.name / "mailroom" / path, right, wrong):
+        result = run(package, tests)
 
     assert result.returncode == 1, result.stdout
 
@@ -159,8 +169,11 @@ def run(package, *tests):
     return warm.run(command, package, without_pytest(os.environ))
 
 
-def plant(source, right, wrong):
-    """Write `wrong` where `right` stands in a file, which must have it."""
+@contextmanager
+def planted(source, right, wrong):
+    """Write `wrong` where `right` stands in a file, which must have it; undo that after the block."""
     text = source.read_text()
     assert right in text
     source.write_text(text.replace(right, wrong))
+    yield
+    source.write_text(text)

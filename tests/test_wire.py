@@ -643,6 +643,7 @@ def test_mail_that_ends_after_the_stop_gets_421_and_is_not_handled(application, 
         wait_until((app.folder / "waiting").exists)
 
         app.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not caught(app.process.pid, signal.SIGTERM))
         late.socket.sendall(b"\r\n.\r\n")
         (app.folder / "go").touch()
 

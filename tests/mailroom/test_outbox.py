@@ -1,14 +1,16 @@
 """What is committed is sent, once, whatever the relay does; the relay is a real server on loopback."""
 
 import os
+import smtplib
 import time
 from email.message import EmailMessage
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 from salmon.routing import MemoryStorage, Router
 
-from mailroom import outbox, sending
+from mailroom import LMTPReceiver, SMTPReceiver, outbox, sending
 from mailroom.relay import Relay
 from mailroom.sending import Sending
 from mailroom.storage import StorageError
@@ -297,6 +299,25 @@ def test_stop_sends_what_is_ready(started, sink):
 
     assert [reply["Subject"] for reply in sink.replies] == [str(number) for number in range(20)]
     assert outbox.rows(started.storage) == []
+
+
+def test_receiver_that_stops_leaves_the_outbox_to_the_other_one_of_its_process(room, sink, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    receivers = [kind(room, "127.0.0.1", 0) for kind in (LMTPReceiver, SMTPReceiver)]
+    threads = [Thread(target=receiver.start, daemon=True) for receiver in receivers]
+    for receiver, thread, kind in zip(receivers, threads, (smtplib.LMTP, smtplib.SMTP), strict=True):
+        thread.start()
+        with kind("127.0.0.1", wait_until(lambda it=receiver: it.port), timeout=10) as client:
+            assert client.noop()[0] == 250
+    receivers[0].stop()
+    threads[0].join()
+    with smtplib.SMTP("127.0.0.1", receivers[1].port, timeout=10) as client:
+        client.sendmail(ALICE, ["news-subscribe@example.com"], "Subject: hello\r\n\r\nHello.\r\n")
+
+    sink.wait_for(1, 10)
+    receivers[1].stop()
+    threads[1].join()
+    assert not room.sending.is_running()
 
 
 def test_large_mails_wait_in_the_database_and_not_in_memory(started, sink, monkeypatch):

@@ -92,7 +92,6 @@ class Mailroom:
         self.machines = Machines(machines)
         self.forwarders = frozenset(map(str.lower, forwarders))
         self.handler_threads = handler_threads
-        self.has_stopped = False
 
     @property
     def storage(self) -> Storage:
@@ -145,15 +144,13 @@ class Mailroom:
             sys.exit(f"ERROR: {error}")
         except SMTPError as error:
             refuse("STATE_DATABASE", self.storage, f"cannot be used: {error.__cause__ or error}")
-        self.has_stopped = False
         self.sending.start()
 
     def stop(self) -> None:
-        """Send what is ready, for a few seconds at most. Receivers call this at their end.
+        """Send what is ready, for a few seconds at most. Receivers call this at their end; the last one's counts.
 
         Handlers that still run in other threads change nothing any more.
         """
-        self.has_stopped = True
         self.sending.stop(STOP_SECONDS)
         if not self.sending.is_running():
             self.relay.close()
@@ -195,7 +192,7 @@ class Mailroom:
             if not message.is_automated:
                 _refuse_without_handler(message, handlers)
             _handle(message)
-            if self.has_stopped:
+            if self.sending.has_stopped():
                 raise SMTPError(451, "4.3.2 The service is going down")
             replies = self._limit_replies(message)
         self.reply_limit.count(message.From, replies)

@@ -36,10 +36,12 @@ class Sending:
 
     def __init__(self, room: Mailroom) -> None:
         self.room = room
+        self._one_change = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
         self._process = os.getpid()
+        self._users = 0
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._queue: deque[Parcel] = deque()
@@ -56,20 +58,33 @@ class Sending:
         """Return whether this process sends."""
         return self._process == os.getpid() and self._thread is not None and self._thread.is_alive()
 
+    def has_stopped(self) -> bool:
+        """Return whether this process sends no more."""
+        return self._stop_at is not None
+
     def start(self) -> None:
-        """Begin to send; do nothing when this process does so already."""
-        self._stop_at = None
-        if not self.is_running():
-            self._begin()
-            self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-            self._thread.start()
+        """Begin to send, until `stop` was called as often as this: a process may have several receivers."""
+        with self._one_change:
+            if not self.is_running():
+                self._begin()
+                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+                self._thread.start()
+            self._stop_at = None
+            self._users += 1
 
     def stop(self, seconds: float) -> None:
         """Send what is ready for at most that many `seconds`, and leave the rest to other workers."""
+        with self._one_change:
+            self._users -= 1
+            if self._users <= 0:
+                self._users = 0
+                self._end(seconds)
+
+    def _end(self, seconds: float) -> None:
+        with self._changed:
+            self._stop_at = time.monotonic() + seconds
+            self._changed.notify_all()
         if self.is_running() and self._thread:
-            with self._changed:
-                self._stop_at = time.monotonic() + seconds
-                self._changed.notify_all()
             self._thread.join(seconds)
             with self._changed:
                 left = list(self._queue)[self._thread.is_alive() :]  # the first one is being sent

@@ -8,7 +8,7 @@ FAULTS = {
     "function that is no state": (
         BUSINESS,
         '        answer(message, "received", list_name)\n        return ask_to_confirm\n',
-        "a mail was not handled, without any trouble",
+        "a mail was not handled although nothing else failed",
     ),
     "mail that does not wait": (
         BUSINESS,

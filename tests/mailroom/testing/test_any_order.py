@@ -25,13 +25,13 @@ FAULTS = {
     "function that is no state": (
         SUBSCRIBED,
         "    answer(message, list_name, START)\n    return answer\n",
-        "a mail was not handled, without any trouble",
+        "a mail was not handled although nothing else failed",
     ),
-    "exception": (SUBSCRIBED, "    raise KeyError(request)\n", "a mail was not handled, without any trouble"),
+    "exception": (SUBSCRIBED, "    raise KeyError(request)\n", "a mail was not handled although nothing else failed"),
     "exception after a word": (
         ASK,
         f"    if 'urgent' in message.text:\n        raise KeyError(request)\n{ASK}",
-        "a mail was not handled, without any trouble",
+        "a mail was not handled although nothing else failed",
     ),
     "change outside of the mail": (
         SUBSCRIBED,

@@ -1,4 +1,4 @@
-"""Test handlers: `receive` this mail, then `assert_in_state`, and look at the replies.
+"""Test handlers: `receive` a mail, look at the replies, and `assert_in_state`.
 
     (welcome,) = receive("alice@people.example", confirmation["Reply-To"])
     assert_in_state(SUBSCRIBED, "alice@people.example", "news")
@@ -24,7 +24,7 @@ __all__ = ["Outbox", "assert_in_state", "put_in_state", "receive", "receive_data
 
 
 class Outbox(Relay):
-    """A relay that keeps what would be sent in the list `sent`, for tests and for trying things out."""
+    """A relay that sends nothing and keeps each `Envelope` in the list `sent`."""
 
     needs_outbox = False
 
@@ -37,10 +37,10 @@ class Outbox(Relay):
 
 
 def receive(sender: str, recipient: str, text: str = "Hello.\n", **headers: str) -> list[EmailMessage]:
-    """Handle a mail as the receiver does, and return the replies to it as `EmailMessage`s.
+    """Handle a mail as the receiver does, and return the mails that this sends as `EmailMessage`s.
 
-    `recipient` may do without the domain. Headers are given as `Auto_Submitted="no"`. Raises what the
-    handler raises, or `salmon.server.SMTPError` when the mail is refused.
+    `recipient` may omit the domain. A header is an argument such as `Auto_Submitted="no"`. Raises what the handler
+    raises, and `salmon.server.SMTPError` when the mail is refused.
     """
     recipient = current().address(recipient)
     named = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -48,7 +48,7 @@ def receive(sender: str, recipient: str, text: str = "Hello.\n", **headers: str)
 
 
 def receive_data(sender: str, recipient: str, data: bytes) -> list[EmailMessage]:
-    """Handle the octets of a mail as `receive` does."""
+    """Handle the octets of a mail, as `receive` does."""
     relay: Any = current().relay  # an `Outbox`
     before = len(relay.sent)
     current().deliver(PEER, sender, current().address(recipient), data)
@@ -56,12 +56,12 @@ def receive_data(sender: str, recipient: str, data: bytes) -> list[EmailMessage]
 
 
 def assert_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:
-    """Fail unless `sender` is in `state`, a handler; `to` is an address, where states depend on that."""
+    """Fail unless `sender` is in `state`, a handler. Name an address `to` if the state depends on it."""
     key = state_key(state.__module__, sender, to)
     actual = Router.STATE_STORE.get(key, sender.lower())
     assert actual == state.__name__, f"{sender} is in {actual} for {key}, and not in {state.__name__}"
 
 
 def put_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:
-    """Put `sender` into `state`, a handler; `to` is an address, where states depend on that."""
+    """Put `sender` into `state`, a handler. Name an address `to` if the state depends on it."""
     Router.STATE_STORE.set(state_key(state.__module__, sender, to), sender.lower(), state.__name__)

@@ -1,11 +1,11 @@
-"""Send mails in random order, with failures, and check promises that hold for all handlers.
+"""Deliver mails in random order, with failures, and check promises that hold for all handlers.
 
     def test_promises_hold_in_any_order():
         play_in_any_order(end_states=["DONE"])
 
-Mails go to addresses that Hypothesis makes up from the routes, and to those in replies, with words from the code of the
-handlers. A broken promise is printed as a transcript. States and own tables are in memory meanwhile, whatever storage
-is attached.
+Hypothesis makes up addresses from the routes, and replies name more; texts are words from the code of the handlers. A
+broken promise fails the test with a short transcript. States and own tables are in memory, whatever storage is
+attached.
 """
 
 import inspect
@@ -37,16 +37,16 @@ TRANSCRIPTS = Path("tests/conversations")
 SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
 MAILS = 30  # in each conversation
-OURS = re.compile("(sqlite_.*|states|handled|outgoing|outbox|mail_states_.*|django_migrations)$")  # tables
+NOT_OWN = re.compile("(sqlite_.*|states|handled|outgoing|outbox|mail_states_.*|django_migrations)$")  # tables
 Mail = tuple[str, str, list[tuple[str, str]], str]  # sender, recipient, headers, text
-FEW, ENOUGH = 5, 20  # mails in a state, before more of them look for a way out, and before there is none
+FEW, ENOUGH = 5, 20  # mails from a state: with fewer, play more conversations; with enough, it has no way out
 
 
 def play_in_any_order(end_states: Sequence[str] = (), conversations: int = 6) -> None:
-    """Play that many `conversations`; fail the test when a promise is broken, or when a state has no way out.
+    """Play `conversations`; fail the test when a promise is broken, or when a state has no way out.
 
-    `end_states` names the states in which a conversation may end. From any other, a mail that was played here
-    or in `tests/conversations` must lead back to START or to an end state, maybe by way of others.
+    `end_states` names the states in which a conversation may end. From any other state, mails that are played here or
+    in `tests/conversations` must lead back to START or to an end state.
     """
     routes = [(format, len(handlers)) for format, (_, handlers) in Router.REGISTERED.items()]
     addresses = [address for format, number in routes for address in _addresses(format) * number]
@@ -58,7 +58,8 @@ def play_in_any_order(end_states: Sequence[str] = (), conversations: int = 6) ->
             # The same conversations each time, every other one without a word.
             moves.update(_play(Random(number), addresses, words if number % 2 else [""]))
     except BrokenPromise as broken:
-        failure = "{0}:\n\n{2}".format(*_shortest(broken).args)
+        promise, _, transcript = _shortest(broken).args
+        failure = f"{promise}:\n\n{transcript}"
     if stuck := not failure and _without_way_out(moves, end_states, ENOUGH):
         failure = (
             f"No mail led from {' or '.join(map('.'.join, stuck))} back to START, neither here nor in {TRANSCRIPTS}/."
@@ -70,7 +71,7 @@ def play_in_any_order(end_states: Sequence[str] = (), conversations: int = 6) ->
 
 
 def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
-    """Play a conversation, return its moves, and raise `BrokenPromise`."""
+    """Play one conversation and return its moves, or raise `BrokenPromise`."""
     moves = []
     with _Conversation() as conversation:
         for _ in range(MAILS):
@@ -85,15 +86,15 @@ def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
 
 
 def _fail(*arguments: Any) -> None:
-    raise OSError("there is trouble")  # a new one each time: one that is kept keeps the frames of all its tracebacks
+    raise OSError("a failure for the test")  # a new one each time: an exception keeps the frames of its tracebacks
 
 
 class BrokenPromise(Exception):
-    """Has a promise that does not hold, the mails that led there, and their transcript."""
+    """Its `args` are what is wrong, the mails that led there, and their transcript."""
 
 
 class _Conversation(ExitStack):
-    """Takes mails one by one, with states, own tables and a reply limit of its own, and raises `BrokenPromise`."""
+    """Delivers mails with states, own tables and a reply limit of its own, and raises `BrokenPromise`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,14 +102,14 @@ class _Conversation(ExitStack):
         self.states = _NotedStates(MemoryStorage(), attached.in_memory() if isinstance(attached, Storage) else None)
         self.rows = self.states.states.states
         self.mails: list[Mail] = []
-        self.kept: set[bytes] = set()  # the octets of mails that have changed something
+        self.kept: set[bytes] = set()  # the octets of mails that changed something
         self.deliveries: list[Any] = []
         self.replied: dict[str, list[str]] = {}  # the addresses in the last reply to each sender
-        self.troubles: dict[str | None, Any] = {
+        self.failures: dict[str | None, Any] = {
             "the storage is down": patch.object(self.states.states, "get", _fail),
-            "the last line of the handler is wrong": patch.object(self.states, "set", _fail),
-            "a crash before the states are kept": patch.object(self.states.states, "set", _fail),
-            "a crash before own tables are kept": patch.object(self.states.database, "commit", _fail),
+            "the handler fails in its last line": patch.object(self.states, "set", _fail),
+            "the states cannot be committed": patch.object(self.states.states, "set", _fail),
+            "the own tables cannot be committed": patch.object(self.states.database, "commit", _fail),
         }
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
         self.enter_context(patch.object(current(), "_storage", self.states))
@@ -118,39 +119,39 @@ class _Conversation(ExitStack):
             self.states.create_tables(tables)
 
     def take(
-        self, sender: str, recipient: str, headers: list[tuple[str, str]], text: str, troubles: bool = True
+        self, sender: str, recipient: str, headers: list[tuple[str, str]], text: str, failures: bool = True
     ) -> Exchange:
-        """Take a mail, a person's in every trouble first, as its server tries again; return the `Exchange`."""
+        """Deliver a mail and return the `Exchange`. A person's mail comes with each failure first, and again after it."""
         self.mails.append((sender, recipient, headers, text))
         identity = ("Message-ID", f"<{self.mails.index(self.mails[-1])}@people.example>")
         data = make_mail(sender, recipient, [*headers, identity], text + "\n")
         automated = not sender or any(name != "Subject" for name, _ in headers)
         before = dict(self.rows)
-        for trouble in self.troubles if troubles and not automated else ():
-            self._deliver(data, trouble)
+        for name in self.failures if failures and not automated else ():
+            self._deliver(data, name)
         result = self._deliver(data)
         if result.refusal:
-            self._promise(result.refusal.startswith("5"), "a mail was not handled, without any trouble")
+            self._promise(result.refusal.startswith("5"), "a mail was not handled although nothing else failed")
         if automated:
             self._promise(self.rows == before, "automated mail changed a state")
             answered = any(not to or sender in to.split(",") for to, _ in result.sent)
             self._promise(not answered, "automated mail was answered")
         elif not result.refusal and result.note != "handled before":
-            self._promise(result.handlers, "250 was answered, and no handler took the mail")
+            self._promise(result.handlers, "a mail was answered 250 and reached no handler")
         for to, reply in result.sent:
             text = f"{reply['Reply-To']} {reply['From']} {text_of(reply)}"
             if not to and (found := re.findall(rf"[\w.+-]+@{re.escape(current().domain)}\b", text)):
                 self.replied[sender] = list(dict.fromkeys(found))
         return result
 
-    def _deliver(self, data: bytes, trouble: str | None = None) -> Exchange:
-        """Deliver the last mail, which is this `data`."""
+    def _deliver(self, data: bytes, failure: str | None = None) -> Exchange:
+        """Deliver the last mail, whose octets are `data`, while the named failure happens."""
         sender, recipient, headers, text = self.mails[-1]
         before = rows, own = dict(self.rows), self._own_tables()
         self.states.returned.clear()
-        with self.troubles.get(trouble, nullcontext()):
+        with self.failures.get(failure, nullcontext()):
             result = exchange(sender, recipient, data)
-        self.deliveries.append((trouble if result.refusal else None, result, headers, text))
+        self.deliveries.append((failure if result.refusal else None, result, headers, text))
         if not result.refusal:
             self._promise(not (result.handlers and data in self.kept), "a mail that was handled was handled again")
             rows = rows | self.states.returned
@@ -165,31 +166,31 @@ class _Conversation(ExitStack):
         return result
 
     def _own_tables(self) -> dict[str, list[Any]]:
-        """Return the rows of each table in the database, except for those of the package and of SQLite."""
+        """Return the rows of each own table in the database."""
         with self.states.transaction() as here:
-            connection = here.connection  # or what wraps that of SQLite
+            connection = here.connection  # SQLite's, or a wrapper of it
             while not isinstance(connection, sqlite3.Connection):
                 connection = getattr(connection, "driver_connection", None) or connection.connection
             query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-            names = {name for (name,) in connection.execute(query) if not OURS.match(name)}
+            names = {name for (name,) in connection.execute(query) if not NOT_OWN.match(name)}
             return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
     def _promise(self, kept: object, promise: str) -> None:
-        """Raise `BrokenPromise` unless it is kept; its transcript leaves out the trouble before."""
+        """Raise `BrokenPromise` unless it is kept; leave earlier failures out of the transcript."""
         if kept:
             return
         transcript = io.StringIO()
         recorder = Recorder(transcript)
-        for number, (trouble, *recorded) in enumerate(self.deliveries, 1):
-            if trouble and number == len(self.deliveries):
-                transcript.write(f"# Now there is trouble: {trouble}.\n")
-            if not trouble or number == len(self.deliveries):
+        for number, (failure, *recorded) in enumerate(self.deliveries, 1):
+            if failure and number == len(self.deliveries):
+                transcript.write(f"# Now {failure}.\n")
+            if not failure or number == len(self.deliveries):
                 recorder.record(*recorded)
         raise BrokenPromise(promise, self.mails, transcript.getvalue())
 
 
 class _NotedStates(JoinedStorage):
-    """Notes in `returned` which states the handlers return."""
+    """Keeps in `returned` the states that handlers return."""
 
     def __init__(self, states: MemoryStorage, database: Storage | None) -> None:
         super().__init__(states, database)
@@ -201,7 +202,7 @@ class _NotedStates(JoinedStorage):
 
 
 def _shortest(broken: BrokenPromise) -> BrokenPromise:
-    """Return a `BrokenPromise` of as few mails as still break the same promise."""
+    """Return a `BrokenPromise` of the same promise with as few mails as break it."""
     promise: str = broken.args[0]
     mails: list[Mail] = broken.args[1]
     for size in (8, 2, 1):  # many at a time first: each try plays all that is left
@@ -210,7 +211,7 @@ def _shortest(broken: BrokenPromise) -> BrokenPromise:
             try:
                 with _Conversation() as conversation:
                     for count, mail in enumerate(fewer, 1):
-                        conversation.take(*mail, troubles=count == len(fewer))
+                        conversation.take(*mail, failures=count == len(fewer))
             except BrokenPromise as again:
                 if again.args[0] == promise:
                     broken, mails = again, again.args[1]
@@ -218,12 +219,12 @@ def _shortest(broken: BrokenPromise) -> BrokenPromise:
 
 
 def _addresses(format: str) -> list[str]:
-    """Return addresses that Hypothesis makes up for the format of a route."""
+    """Return addresses that match the format of a route; Hypothesis makes them up."""
     plain = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters='()<>[]:;\\,"')  # needs no quotes
     address = st.from_regex(re.compile(format, re.ASCII), fullmatch=True, alphabet=plain)
     addresses: list[str] = []
 
-    # Of two examples the first is the simplest, and the last counts.
+    # The first of two examples is the simplest; take the last.
     @hypothesis.settings(
         max_examples=2, derandomize=True, deadline=None, suppress_health_check=[*hypothesis.HealthCheck]
     )
@@ -236,14 +237,14 @@ def _addresses(format: str) -> list[str]:
 
 
 def _words() -> list[str]:
-    """Return short texts in the code of the handlers, which may wait for them in a subject or a text."""
+    """Return the short texts in the code of the handlers, which may look for them in a mail."""
     code = "\n".join(inspect.getsource(sys.modules[module]) for module in Router.HANDLERS)
     texts = [text for pair in re.findall(r"""\"(.{1,30}?)\"|'(.{1,30}?)'""", code) for text in pair]
     return sorted({"", *(word for text in texts for word in re.findall(r"\w[\w ',.!?-]*", text))})
 
 
 def _moves_in_transcripts() -> list[Move]:
-    """Return the moves that the transcripts make, as far as they hold."""
+    """Return the moves of the transcripts, as far as they hold."""
     moves = []
     for path in TRANSCRIPTS.rglob("*.txt"):
         with _Conversation(), suppress(Difference, UnicodeError):
@@ -253,9 +254,9 @@ def _moves_in_transcripts() -> list[Move]:
 
 
 def _without_way_out(moves: Counter[Move], end_states: Sequence[str], enough: int) -> list[tuple[str, str]]:
-    """Return the `(module, state)` pairs from which no move leads on to START or to an end state.
+    """Return the `(module, state)` pairs from which no moves lead to START or to an end state.
 
-    `moves` counts `(module, state, next state)`. A state in which fewer mails came than `enough` is not judged.
+    `moves` counts `(module, state, next state)`. Leaves out a state from which fewer than `enough` mails were sent.
     """
     mails: Counter[tuple[str, Any]] = Counter()
     for (module, state, _), number in moves.items():

@@ -1,4 +1,4 @@
-"""Deliver one mail as the receiver does, and return the result: handlers, states, outgoing mail."""
+"""Deliver one mail as the receiver does, and return what it did: handlers, states, outgoing mail."""
 
 import email
 import os
@@ -23,12 +23,12 @@ Move = tuple[str, str, str | None]  # module, state, next state
 
 
 class LenientPolicy(EmailPolicy):
-    """As `email.policy.default`, but a header that it fails to parse, such as `Reply-To: a@`, is returned as text."""
+    """`email.policy.default`, but a header that it cannot parse, such as `Reply-To: a@`, is text."""
 
     def header_fetch_parse(self, name: str, value: str) -> Any:
         try:
             return super().header_fetch_parse(name, value)
-        except Exception:  # `email` raises anything
+        except Exception:  # `email` raises errors of many kinds
             return value
 
 
@@ -39,10 +39,10 @@ LENIENT: Any = LenientPolicy()
 class Exchange:
     """A mail from `sender`, empty for the null sender, to `recipient`, and its result.
 
-    `handlers` are the functions that were called. `before` and `after` are the states of the sender, None
-    where no handler keeps one. `moves` has `(module, state, next state)` for each handler that keeps one.
-    `sent` has the mails that went out, as `(to, EmailMessage)`, with an empty `to` for a reply to the sender
-    alone. `refusal` is the answer instead of 250; `note` says why.
+    `handlers` are the functions that were called. `before` and `after` are the states of the sender, None when no
+    handler keeps one. `moves` has `(module, state, next state)` for each handler that keeps one. `sent` has the
+    outgoing mails as `(to, EmailMessage)`; `to` is empty for a reply to the sender alone. `refusal` is the answer
+    instead of 250, and `note` the reason for it, or for no reply.
     """
 
     sender: str
@@ -57,9 +57,9 @@ class Exchange:
 
 
 def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
-    """Deliver the octets of a mail as the receiver does, and return the `Exchange`; the relay is an `Outbox`.
+    """Deliver the octets of a mail as the receiver does, and return the `Exchange`. The relay must be an `Outbox`.
 
-    The null sender may be written `<>`, as in `make_mail`.
+    The null sender is empty or `<>`, as in `make_mail`.
     """
     sender = sender.removeprefix("<>")
     here: Any = room.current()  # its relay is an `Outbox`
@@ -105,14 +105,14 @@ def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
 
 
 def state_at(address: str, sender: str) -> str | None:
-    """Return the state in which a mail from `sender` to `address` would find them, or None."""
+    """Return the state of `sender` for mail to `address`, None when no handler keeps one."""
     return next(iter(_states(read(room.current(), PEER, sender, address, b"")).values()), None)
 
 
 def make_mail(sender: str, recipient: str, headers: Sequence[tuple[str, str]] = (), text: str = "Hello.\n") -> bytes:
-    """Return the octets of a mail; `headers` are `(name, value)` pairs that add to or replace the usual ones.
+    """Return the octets of a mail; the `(name, value)` pairs in `headers` replace the usual ones or add to them.
 
-    Raises `ValueError` when an address or a header cannot be written.
+    Raises `ValueError` for an address or a header that a mail cannot have.
     """
     mail = EmailMessage()
     given = {name.lower() for name, _ in headers}
@@ -120,14 +120,14 @@ def make_mail(sender: str, recipient: str, headers: Sequence[tuple[str, str]] = 
     for name, value in [pair for pair in usual if pair[0].lower() not in given] + list(headers):
         try:
             mail[name] = value
-        except Exception as error:  # `email` raises whatever it likes about an address such as "alice@"
+        except Exception as error:  # for an address such as "alice@", `email` raises errors of many kinds
             raise ValueError(f"{name}: {value!r} cannot be written in a mail") from error
     mail.set_content(text)
     return mail.as_bytes()
 
 
 def _states(message: Message) -> dict[str, str | None]:
-    """Return the state of the sender in each module that keeps one for this address, in the Router's order."""
+    """Return `{module: state of the sender}` for each module that keeps one at this address, in the Router's order."""
     try:
         return {
             handler.__module__: Router.get_state(handler.__module__, message)
@@ -135,12 +135,12 @@ def _states(message: Message) -> dict[str, str | None]:
             for handler in handlers
             if not salmon_setting(handler, "stateless")
         }
-    except Exception:  # the storage or a state key fails, and so does the mail
+    except Exception:  # the storage or a state key fails; delivering the mail tells which
         return {}
 
 
 def with_place(error: Exception) -> str:
-    """Return an exception and the last place of the application's own code that it passed, in one line."""
+    """Return an exception in one line, with the last place in the application's own code that it passed."""
     place = f" ({error.filename}:{error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     packages = {module.partition(".")[0] for module in Router.HANDLERS}
     for frame, line in traceback.walk_tb(error.__traceback__):

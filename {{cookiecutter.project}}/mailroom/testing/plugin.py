@@ -1,4 +1,4 @@
-"""A pytest plugin: clear everything before each test, and play the transcripts in `conversations/`."""
+"""A pytest plugin: clear states and mail before each test, and play the transcripts in `conversations/` as tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from mailroom.testing.transcript import Difference, Transcript
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: object) -> None:
-    """Clear states, outgoing mail and counted replies; every test has this without asking."""
+    """Clear states, own tables, outgoing mail and counted replies before every test, of unittest too."""
     Router.clear_states()
     relay: Any = current().relay  # an `Outbox`
     relay.sent.clear()
@@ -27,14 +27,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "Transcrip
 
 
 class TranscriptFile(pytest.File):
-    """A transcript; `mailroom/testing/transcript.py` says how to write one."""
+    """A transcript; `mailroom/testing/transcript.py` describes the format."""
 
     def collect(self) -> Iterator[pytest.Item]:
         yield TranscriptItem.from_parent(self, name="goes_as_written")
 
 
 class TranscriptItem(pytest.Item):
-    """One test: the conversation goes as it is written."""
+    """One test: each mail has the result that the transcript says."""
 
     def runtest(self) -> None:
         for _ in Transcript(self.path.name, self.path.read_text("utf-8")).play():

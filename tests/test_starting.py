@@ -199,7 +199,7 @@ def test_folders_of_another_user_stop_the_start(application, command):
     # As root without the power over what belongs to others.
     ended = app.run("setpriv", "--bounding-set=-fowner", *command)
     assert ended.returncode == 1
-    assert_one_line(ended.stderr, "ERROR: run/ cannot be made private: Operation not permitted; be the user of the")
+    assert_one_line(ended.stderr, "ERROR: run/ cannot be made private: Operation not permitted; run this as the user")
 
 
 GOOD = {

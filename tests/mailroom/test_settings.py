@@ -144,7 +144,12 @@ def test_rule_of_a_text_setting_accepts_good_and_refuses_bad_values(rule, good, 
         ("list", "news", {}, "'news' is not a valid list"),
         ("list", ["News"], {"subcast": str.lower}, "['News'] must be written as ['news']"),
         ("domain", "EXAMPLE.com", {}, "'EXAMPLE.com' must be written as 'example.com'"),
-        ("address", "a@news.example", {"outside": "news.example"}, "'a@news.example' must lie outside of news.example"),
+        (
+            "address",
+            "a@news.example",
+            {"outside": "news.example"},
+            "'a@news.example' must be an address outside of news.example",
+        ),
         ("str", "", {"validate": TEXT}, "'' must be printable text"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Protect the files of the application from other users of the machine."""
+"""Keep other users of the machine out of the application's files."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def tighten_umask() -> None:
-    """Replace a umask of 0, which is that of Salmon's daemon, by 077; leave any other alone.
+    """Replace a umask of 0, which Salmon's daemon has, by 077; leave any other alone.
 
-    Python may have compiled modules before this call. Their folders are closed as well: another user
-    could replace the code of the daemon.
+    Also close the folders of the modules that Python has compiled before this call: with a umask of 0, another user
+    can replace the code of the daemon there.
     """
     umask = os.umask(0o077)
     if umask != 0:
@@ -21,14 +21,14 @@ def tighten_umask() -> None:
         try:
             if folder.stat().st_mode & 0o022:
                 folder.chmod(0o700)
-        except OSError:  # it does not exist, or belongs to root
+        except OSError:  # the folder does not exist, or belongs to root
             pass
 
 
 def make_private(folder: str | Path) -> None:
-    """Create a folder that only its owner can use, or make an existing one private.
+    """Create a folder that only its owner can use, or close an existing one to others.
 
-    Ends the process with one line when it belongs to somebody else.
+    Ends the process with one line when the folder belongs to another user.
     """
     folder = Path(folder)
     try:
@@ -36,6 +36,6 @@ def make_private(folder: str | Path) -> None:
         folder.chmod(0o700)
     except OSError as error:
         sys.exit(
-            f"ERROR: {folder}/ cannot be made private: {error.strerror}; be the user of the application,"
-            " for example by `sudo -u OWNER` before the command"
+            f"ERROR: {folder}/ cannot be made private: {error.strerror}; run this as the user of the application,"
+            " for example with `sudo -u OWNER` before the command"
         )

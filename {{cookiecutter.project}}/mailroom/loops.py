@@ -1,4 +1,4 @@
-"""Limit replies, so that two programs do not write to each other for ever."""
+"""Limit replies, so that two programs do not answer each other for ever."""
 
 import threading
 import time
@@ -6,15 +6,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 HOUR = 3600
-MAX_REPLIES = 100_000  # that are remembered
-DOMAIN = 50  # times as many replies for a domain as for an address: 1,000 an hour, where an address gets 20
+MAX_REPLIES = 100_000  # the most that are counted, which bounds the memory
+DOMAIN = 50  # a domain gets this many times the replies of an address
 
 
 class ReplyLimit:
-    """Count the replies to each address, and to each domain, within the last hour, in this worker's memory.
+    """Count the replies of the last hour to each address and each domain, in this worker's memory.
 
-    The domain is for programs that write from a new address each time. Its limit is wide, since people of one
-    large provider have one domain, too. Of a flood, the last `MAX_REPLIES` are remembered.
+    The limit of a domain is for programs that write from a new address each time. It is wide, because all customers of
+    a large provider share a domain.
     """
 
     def __init__(self, replies_per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class ReplyLimit:
         self._one_thread = threading.Lock()
 
     def is_reached(self, address: str, more: int = 0) -> bool:
-        """Return whether `address` has had its replies of the last hour, with `more` to come, or its domain has."""
+        """Return whether `address` or its domain would get too many replies with those of the last hour and `more`."""
         with self._one_thread:
             while self._sent and (self._sent[0][0] <= self.clock() - HOUR or len(self._sent) > MAX_REPLIES):
                 _, answered = self._sent.popleft()
@@ -48,5 +48,5 @@ class ReplyLimit:
 
 
 def _domain(address: str) -> str:
-    """Return the domain of an address, with `@`, so that it is none itself."""
+    """Return the domain of an address, with an `@`, which tells it from an address."""
     return "@" + address.rpartition("@")[2]

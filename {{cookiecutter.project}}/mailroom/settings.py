@@ -1,10 +1,10 @@
-"""Read settings from the environment and from `.env`; end the process with one line for a value that cannot be used.
+"""Read settings from the environment and from `.env`; end the process with one line for an invalid value.
 
     env = Env()
     receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
     env.seal()
 
-The methods are those of `environs.Env`, and `domain`, `host` and `address`.
+`Env` has the methods of `environs.Env`, and `domain`, `host` and `address`.
 """
 
 import ipaddress
@@ -30,8 +30,8 @@ PASSWORD_IN_URL = re.compile(r"(?<=//).*(?=@)|(?<=:)(?!//).*(?=@)|(?<=password=)
 class Env(environs.Env):
     """An `environs.Env` that has read `.env`.
 
-    The environment overrides `.env`, and both override the default. Under pytest both are ignored, so that
-    tests are the same on every machine; `TEST_RECEIVER_PORT` overrides `receiver_port` there.
+    The environment overrides `.env`, and both override the default. Tests are the same on every machine: under pytest
+    both are ignored, and `TEST_RECEIVER_PORT` overrides `receiver_port`.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class Env(environs.Env):
                 sys.exit(f"ERROR: .env cannot be read: {error}")
 
     def seal(self) -> None:
-        """Accept no more settings; end the process with one line on stderr when a value or a default is wrong."""
-        old = os.environ.get("RELAY_STARTTLS")  # of version 0.1; without the new name, a password is sent in clear
+        """Check all values and defaults; end the process with one line on stderr for the first that is invalid."""
+        old = os.environ.get("RELAY_STARTTLS")  # of 0.1; to ignore it would send the password in clear
         if old and not self._prefix:
             refuse("RELAY_STARTTLS", old, "is called RELAY_TLS now")
         for name, field in self._fields.items():
@@ -59,14 +59,14 @@ class Env(environs.Env):
             try:
                 value = field.deserialize(default)
             except ValidationError as error:
-                field.load_default = None  # so that it is not shown as an example
+                field.load_default = None  # an invalid default is no example
                 self._refuse(name, default, next(iter(error.messages)))
             if type(value) is type(default) and value != default:
                 refuse(name, default, f"must be written as {value!r}")
         super().seal()
 
     def _refuse(self, name: str, value: Any, message: object) -> NoReturn:
-        """End the process with what marshmallow says about a value, and the default as an example."""
+        """End the process with marshmallow's message about a value, and the default as an example."""
         if isinstance(message, int):
             rule = f"has an invalid value in place {message + 1}"
         elif message == "Environment variable not set.":
@@ -102,7 +102,7 @@ class Host(Domain):
 
 
 class Address(fields.String):
-    """A mail address (RFC 5322, section 3.4.1), outside of the domain `outside`."""
+    """A mail address (RFC 5322, section 3.4.1), in any domain but `outside`."""
 
     def __init__(self, outside: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -115,12 +115,12 @@ class Address(fields.String):
         if not (LOCAL_PART.match(local_part) and HOST.match(host)):
             raise ValidationError(f"must be a mail address; for example {example}")
         if host.lower() == self.outside:
-            rule = f"must lie outside of {self.outside}, or mail to it goes round in circles"
+            rule = f"must be an address outside of {self.outside}, or mail to it would come back"
             raise ValidationError(f"{rule}; for example {example}")
         return f"{local_part}@{host.lower()}"
 
 
-# Text of one line; what `smtplib` can send as a user name or a password; and a signing key, or none.
+# One line of text; a user name or password that `smtplib` can send, or none; a signing key, or none.
 TEXT = validate.Regexp(rf"{PRINTABLE}+\Z", error="must be printable text")
 LOGIN = validate.Regexp(r"[ -~]*\Z", error="must be printable ASCII; for example news")
 KEY = validate.Regexp(
@@ -130,7 +130,7 @@ KEY = validate.Regexp(
 
 
 def NAMES(pattern: str, rule: str) -> Any:
-    """Return a validator for a list of different names that each match `pattern`; `rule` says it in words."""
+    """Return a validator for a list of different names that all match `pattern`; its error is `rule`."""
 
     def check(names: list[str]) -> None:
         if not names or len(set(names)) < len(names) or not all(re.fullmatch(pattern, name) for name in names):
@@ -140,9 +140,9 @@ def NAMES(pattern: str, rule: str) -> Any:
 
 
 def refuse(name: str, value: object, rule: str) -> NoReturn:
-    """End the process with one line about the setting `name` on stderr, and with exit status 1.
+    """End the process with exit status 1 and one line on stderr: the setting `name`, its value, and the rule it breaks.
 
-    Secrets are not shown, nor is the password in a URL.
+    The line shows no secret, and no password in a URL.
     """
     shown = "(not shown)" if SECRET.search(name) and value else PASSWORD_IN_URL.sub("***", repr(value))
     sys.exit(" ".join(f"ERROR: {name} {shown} {rule}".split()))

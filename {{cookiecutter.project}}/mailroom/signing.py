@@ -1,4 +1,4 @@
-"""Sign tokens for confirmation addresses; every worker that has the key knows them at once."""
+"""Sign tokens for confirmation addresses, which every worker with the same key accepts."""
 
 import hashlib
 import hmac
@@ -13,22 +13,22 @@ from pathlib import Path
 from mailroom.files import make_private
 from mailroom.settings import KEY_LENGTH, refuse
 
-HOURS = 72  # an expiry is a whole hour: a token lasts this long, and up to an hour more
+HOURS = 72  # a token is valid for this long, and until the hour is full
 
 
 class Tokens:
-    """Tokens that are signed with `key`, not stored.
+    """Make and verify tokens that are signed with `key` and stored nowhere.
 
-    A token is the hour it expires (6 hexadecimal digits) and the beginning of an HMAC-SHA256 of that
-    hour, its name and its sender (20 digits, 80 bits). Lower-case digits, because Salmon lower-cases
-    addresses; few of them, because a local part has 64 octets (RFC 5321, section 4.5.3.1.1).
+    A token is the hour in which it expires (6 hexadecimal digits) and the beginning of an HMAC-SHA256 of that hour, a
+    name and a sender (20 digits, 80 bits). It has lower-case digits, because Salmon lower-cases addresses, and few of
+    them, because a local part has at most 64 octets (RFC 5321, section 4.5.3.1.1).
     """
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
     def make(self, name: str, sender: str, now: float | None = None) -> str:
-        """Return the token of `sender` for `name`, such as a list; `now` is in seconds since the epoch."""
+        """Return the token of `sender` for `name`, for example a list; `now` is in seconds since the epoch."""
         expiry = math.ceil((time.time() if now is None else now) / 3600) + HOURS
         return self._token(expiry, name, sender)
 
@@ -49,7 +49,7 @@ class Tokens:
 
 
 def signing_key(path: str | Path) -> str:
-    """Return the signing key in the file `path`, which is created at the first call for its owner only.
+    """Return the signing key in the file `path`. The first call creates the file, which only its owner can read.
 
     Ends the process with one line when the file cannot be read or holds no key.
     """
@@ -67,7 +67,7 @@ def signing_key(path: str | Path) -> str:
 
 
 def _create_key(path: Path) -> None:
-    """Create the key file atomically, and once: several workers may start at the same time."""
+    """Create the key file atomically, unless another worker that starts has created it."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # has mode 0600
         file.write(secrets.token_hex(32) + "\n")
         file.flush()
@@ -75,5 +75,5 @@ def _create_key(path: Path) -> None:
         with suppress(FileExistsError):
             os.link(file.name, path)
     folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # so that a power cut does not undo the name
+    os.fsync(folder)  # or a power cut removes the new name
     os.close(folder)

@@ -11,7 +11,7 @@ import pytest
 from salmon.routing import MemoryStorage, Router
 
 from mailroom import LMTPReceiver, SMTPReceiver, outbox, sending
-from mailroom.relay import Relay
+from mailroom.relay import Answer, Relay
 from mailroom.sending import Sending
 from mailroom.storage import StorageError
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
@@ -181,6 +181,26 @@ def test_mail_waits_for_an_earlier_one_that_another_worker_is_sending(room, sink
     other.stop(5)
 
 
+@IN_DATABASES
+def test_mail_that_a_worker_is_sending_is_not_sent_by_another_one_when_the_clock_is_set_forward(
+    room, sink, monkeypatch
+):
+    other, clock = another_worker(room), time.time
+    other.start()
+    room.sending.start()
+    with sink.held():
+        with room.storage.transaction(sending=other) as transaction:
+            transaction.send(mail(), ALICE)
+        wait_until(lambda: sink.offered == 1)
+        monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+        before = time.monotonic()
+        wait_until(lambda: sink.offered > 1 or room.sending._next_poll > before + 0.5)
+
+    wait_until_empty(room)
+    assert sink.offered == 1
+    other.stop(5)
+
+
 def another_worker(room):
     """Return the `Sending` of another worker with the same storage and relay."""
     return Sending(SimpleNamespace(storage=room.storage, relay=Relay(room.relay.hostname, room.relay.port)))
@@ -214,6 +234,19 @@ def test_mail_that_a_dead_worker_has_claimed_is_sent_when_its_claim_has_ended(ro
 
     assert subjects(sink, 1) == ["hello"]
     assert time.time() >= row.due
+
+
+def test_refusal_of_a_mail_whose_claim_has_ended_is_nothing_to_the_worker_that_has_it_now(room):
+    room.send(mail(), to=ALICE)
+    (parcel,) = outbox.claim_due(room.storage)
+    with room.storage.transaction() as here:
+        here.connection.execute("UPDATE outbox SET due = due + 1")  # as that other worker does
+    due = parcel.due
+    outbox.renew(room.storage, parcel)
+    parcel.answers = {ALICE: Answer(451, "later")}
+    outbox.settle(room.storage, [parcel])
+
+    assert [(row.due, row.tries) for row in outbox.rows(room.storage)] == [(due + 1, 0)]
 
 
 def claim_and_die(room):

@@ -80,13 +80,9 @@ class Parcel:
     answers: dict[str, Answer] = field(default_factory=dict)
     rows: list[tuple[int, str]] = field(default_factory=list)  # those that were claimed first
 
-    def is_late(self) -> bool:
-        """Return whether the claim may end before an SMTP transaction that begins now."""
-        return self.due < claim_end(self.octets) - QUEUED
-
     def is_last(self, answer: Answer) -> bool:
         """Return whether a refusal is for good: the relay says so, or it has been tried for long enough."""
-        return answer.is_final or is_old(self.created)
+        return answer.is_final or self.created < time.time() - GIVE_UP
 
 
 def claim_end(octets: int) -> float:
@@ -137,8 +133,8 @@ def claim_due(storage: Storage) -> list[Parcel]:
             if waiting:
                 row = waiting[0]
                 tries = {row.recipient: row.tries for row in waiting}
-                parcel = Parcel(row.mail, row.sender, dict(tries), row.octets, row.created, row.due or 0)
-                if claim(here, parcel):
+                parcel = claim(here, Parcel(row.mail, row.sender, tries, row.octets, row.created, row.due or 0))
+                if parcel.tries:
                     parcels.append(parcel)
                 for recipient in tries.keys() - parcel.tries.keys():  # another worker was faster
                     first.setdefault(recipient, row.mail)
@@ -147,19 +143,17 @@ def claim_due(storage: Storage) -> list[Parcel]:
 
 def renew(storage: Storage, parcel: Parcel, seconds: float = 0) -> None:
     """Claim a parcel anew that has waited for long, or whose relay may take so many `seconds` more."""
-    renewed = replace(parcel)
     with _writing(storage, durable=False) as here:
-        claim(here, renewed, seconds)
+        renewed = claim(here, parcel, seconds)
     parcel.due, parcel.tries = renewed.due, renewed.tries
 
 
-def claim(here: Transaction, parcel: Parcel, seconds: float = 0) -> bool:
-    """Claim a parcel anew, as far as nobody else has done so; return whether anything is left of it."""
-    before, parcel.due = parcel.due, claim_end(parcel.octets) + seconds
-    here.storage.execute(here, CLAIM, *((parcel.due, parcel.mail, recipient, before) for recipient in parcel.tries))
-    mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, parcel.due))
-    parcel.tries = {recipient: parcel.tries[recipient] for (recipient,) in mine}
-    return bool(parcel.tries)
+def claim(here: Transaction, parcel: Parcel, seconds: float = 0) -> Parcel:
+    """Claim a parcel anew, and return what of it nobody else has claimed meanwhile."""
+    due = claim_end(parcel.octets) + seconds
+    here.storage.execute(here, CLAIM, *((due, parcel.mail, recipient, parcel.due) for recipient in parcel.tries))
+    mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, due))
+    return replace(parcel, due=due, tries={recipient: parcel.tries[recipient] for (recipient,) in mine})
 
 
 def load(storage: Storage, parcel: Parcel) -> Envelope:
@@ -175,16 +169,11 @@ def settle(storage: Storage, parcels: list[Parcel]) -> None:
             for recipient, answer in parcel.answers.items():
                 if answer.is_yes:
                     storage.execute(here, DELETE, (parcel.mail, recipient))
-                else:
+                elif recipient in parcel.tries:  # the claim has not ended
                     wait = RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
                     due = None if parcel.is_last(answer) else time.time() + wait
                     storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
             storage.execute(here, DELETE_MAIL, (parcel.mail,))
-
-
-def is_old(created: float) -> bool:
-    """Return whether a mail has been tried for five days, which is enough."""
-    return created < time.time() - GIVE_UP
 
 
 def release(storage: Storage, parcels: list[Parcel]) -> None:
@@ -196,9 +185,8 @@ def release(storage: Storage, parcels: list[Parcel]) -> None:
 
 
 def give_up_old(storage: Storage) -> list[Row]:
-    """Mark as refused what is due and has waited for the relay for five days; return it."""
-    now = time.time()
-    old = rows(storage, "due <= ? AND created < ?", now, now - GIVE_UP)
+    """Mark as refused what has waited for the relay for five days; return it."""
+    old = rows(storage, "due IS NOT NULL AND created < ?", time.time() - GIVE_UP)
     if old:
         with _writing(storage) as here:
             storage.execute(here, SET_BACK, *((None, row.answer, row.mail, row.recipient) for row in old))

@@ -53,6 +53,8 @@ class Sending:
         self._next_settle = 0.0
         self._rest_until = 0.0
         self._failures = 0
+        self._clock = time.time() - time.monotonic()
+        self._patient_until = 0.0
 
     def is_running(self) -> bool:
         """Return whether this process sends."""
@@ -152,7 +154,7 @@ class Sending:
             try:
                 parcel = self._next()
                 is_over = parcel is None
-                if parcel is None or time.monotonic() > self._next_settle or self._outlasts(parcel):
+                if parcel is None or time.monotonic() > self._next_settle:
                     self._settle()
                 if parcel is not None:
                     if self._failures:
@@ -197,7 +199,7 @@ class Sending:
             else:
                 self._next_poll = now + POLL
                 self._settle()  # what was sent does not wait for itself
-                parcels = outbox.claim_due(self.room.storage)
+                parcels = self._claim_due()
                 if parcels and not self._queue:
                     self._next_poll = now + SETTLE_SECONDS  # there may be more
                 self.take(parcels)
@@ -215,14 +217,18 @@ class Sending:
                 self._rows -= Counter(row for parcel in self._answered for row in parcel.rows)
             self._answered = []
 
-    def _outlasts(self, parcel: Parcel) -> bool:
-        """Return whether a claim of what was sent may end before this parcel is sent."""
-        ends = time.time() + seconds_for(parcel.octets) + outbox.MARGIN
-        return any(answered.due < ends for answered in self._answered)
+    def _claim_due(self) -> list[Parcel]:
+        """Claim what is due; but when the clock was set forward, what others are sending may seem so for a while."""
+        before, self._clock = self._clock, time.time() - time.monotonic()
+        if self._clock > before + outbox.MARGIN:
+            self._patient_until = time.monotonic() + outbox.QUEUED + seconds_for(0) + outbox.MARGIN
+        return [] if time.monotonic() < self._patient_until else outbox.claim_due(self.room.storage)
 
     def _answers(self, parcel: Parcel) -> dict[str, Answer]:
         """Send a mail, and return what the relay answers for each recipient."""
-        if parcel.is_late():
+        ends = outbox.claim_end(parcel.octets) - outbox.QUEUED
+        if any(claimed.due < ends for claimed in (parcel, *self._answered)):
+            self._settle()
             outbox.renew(self.room.storage, parcel)
         envelope = outbox.load(self.room.storage, parcel)
         if not envelope.recipients:  # others have them
@@ -232,7 +238,7 @@ class Sending:
                 envelope, lambda seconds: outbox.renew(self.room.storage, parcel, seconds)
             )
         except (OSError, smtplib.SMTPException) as error:
-            if isinstance(error, Unreachable) and not outbox.is_old(parcel.created):
+            if isinstance(error, Unreachable):
                 raise
             # It may be this mail that the relay cannot bear: others may overtake it.
             answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))

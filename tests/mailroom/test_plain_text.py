@@ -5,7 +5,8 @@ from email.policy import default
 
 import pytest
 
-from mailroom.plain_text import one_line, plain_text
+from mailroom.reply import plain_text
+from mailroom.text import one_line
 
 
 def read(headers, text="Hello.\n"):

@@ -1,13 +1,13 @@
 """Read a mail, answer it and forward it; refuse one that would take minutes or gigabytes to read."""
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from email import message_from_bytes
 from email import parser as _  # noqa: F401  at the start: later, the process may have no free file descriptor
 from email.message import EmailMessage
 from email.message import Message as Part
 from functools import cached_property, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from salmon import encoding
@@ -17,7 +17,6 @@ from salmon.server import SMTPError
 from mailroom import parts
 from mailroom.bounces import Bounce
 from mailroom.envelope import HEADER_END
-from mailroom.plain_text import one_line
 from mailroom.reply import make_reply
 from mailroom.storage import Transaction
 from mailroom.text import decoded_header, unquoted
@@ -25,12 +24,11 @@ from mailroom.text import decoded_header, unquoted
 if TYPE_CHECKING:
     from mailroom.room import Mailroom
 
-# What `email` may do to read one mail. It takes a lone CR for the end of a line as well.
+# What `email` may do to read one mail.
 MAX_LINES, OCTETS_A_LINE = 100_000, 20  # of these two limits the higher one: half a million lines for 10 MB
 MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
-MAX_PARTS = 10_000
-MAX_HEADERS = 50_000  # in all parts together
+MAX_PIECES = 20_000  # parts and headers together
 MAX_CONTENT_TYPE = 8_000  # the time for its parameters grows with the square
 
 BATV = re.compile(r"(?:prvs=[0-9a-z]{6,12}=|btv1==[^=@]+==)(?=[^@])")  # draft-levine-smtp-batv, and Oracle's
@@ -54,7 +52,7 @@ class Message(MailRequest):
         self.Peer, self.From, self.To, self.Data = peer, person(sender, room.forwarders), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
-        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=partial(_Part, Counter())))
+        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=partial(_Part, count())))
         for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
             if header not in self.base:
                 self.base[header] = address
@@ -62,11 +60,6 @@ class Message(MailRequest):
         self.transaction: Transaction  # while it is handled
         self.unhandled = False
         self.replies_left_out = 0
-
-    def __getitem__(self, name: str) -> str | None:
-        """Return a header as one line of text, None when there is none."""
-        value = self.base[name]
-        return value if value is None else one_line(value)
 
     @cached_property
     def text(self) -> str:
@@ -134,8 +127,8 @@ class Message(MailRequest):
         Automated mail is not answered (RFC 3834, section 2); beyond `replies_per_hour`, answers are left out.
         Raises `ValueError` for a template or an address that cannot be used.
         """
-        data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
-        if data is not None:
+        if not self.is_automated:
+            data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
             self.room.relay.deliver(data, To=self.envelope_sender, From="<>")
 
     def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
@@ -231,21 +224,20 @@ class _Base(encoding.MailBase):
 
 
 class _Part(Part):
-    """A mail or a part of one; `seen` counts the parts and headers of the whole mail, of which there is a limit."""
+    """A mail or a part of one; `pieces` counts the parts and headers of the whole mail."""
 
-    def __init__(self, seen: Counter[str], policy: Any) -> None:
+    def __init__(self, pieces: Iterator[int], policy: Any) -> None:
         super().__init__(policy)
-        self._seen = seen
-        self._count("parts", MAX_PARTS)
+        self._pieces = pieces
+        self._count()
 
     def set_raw(self, name: str, value: Any) -> None:
-        self._count("headers", MAX_HEADERS)
+        self._count()
         super().set_raw(name, value)
 
-    def _count(self, what: str, limit: int) -> None:
-        self._seen[what] += 1
-        if self._seen[what] > limit:
-            raise _too_much(what)
+    def _count(self) -> None:
+        if next(self._pieces) > MAX_PIECES:
+            raise _too_much("parts or headers")
 
     def get_boundary(self, failobj: Any = None) -> Any:
         if len(str(self.get("Content-Type", ""))) > MAX_CONTENT_TYPE:

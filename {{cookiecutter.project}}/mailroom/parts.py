@@ -5,8 +5,7 @@ import re
 from email.message import Message as Part
 from typing import Any, NamedTuple
 
-from mailroom.plain_text import one_line
-from mailroom.text import decoded, decoded_header, text_of_html, unflowed
+from mailroom.text import decoded, decoded_header, one_line, text_of_html, unflowed
 
 MAX_PARAMETERS = 8_000  # characters; the time to read them grows with the square
 MAX_NAME = 200  # octets; file systems allow 255

@@ -20,8 +20,8 @@ from salmon.server import SMTPError
 
 from mailroom import storage
 from mailroom.envelope import MAX_RECIPIENTS, Envelope, make_envelope, seconds_for
-from mailroom.plain_text import one_line
 from mailroom.settings import refuse
+from mailroom.text import one_line
 
 IMPLICIT_TLS = 465  # the port
 TIMEOUT = 30  # seconds to wait for an answer of the relay

@@ -1,5 +1,6 @@
 """Write the reply to a mail, marked so that no program replies to it."""
 
+import quopri
 import re
 from collections.abc import Iterable, Mapping
 from email.header import Header
@@ -9,13 +10,14 @@ from email.utils import formataddr, formatdate, make_msgid, parseaddr
 from typing import Any
 
 import mailroom.message
-from mailroom.plain_text import fields, one_line, plain_text, without_surrogates
+from mailroom.text import one_line, without_surrogates
 
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
 EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 MAX_REFERENCES = 20
 MAX_REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one line
 MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
+ENCODED = re.compile(rb"[^\t\n -~]|[^\n]{901}")  # what RFC 2045, section 2.7, does not allow in a text of 7 bits
 
 
 def make_reply(
@@ -26,14 +28,9 @@ def make_reply(
     more_headers: Mapping[str, str],
     attachments: Iterable[tuple[Any, ...]],
     variables: dict[str, Any],
-) -> bytes | None:
-    """Return the octets of an answer to a `Message`, None when it must not be answered.
-
-    The arguments and errors are those of `Message.reply`.
-    """
+) -> bytes:
+    """Return the octets of an answer to a `Message`; arguments and errors are those of `Message.reply`."""
     room = message.room
-    if message.is_automated:
-        return None
     variables = {"domain": room.domain, **variables}
     text = room.templates.get_template(template).render(variables)
     first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
@@ -42,7 +39,7 @@ def make_reply(
     subject: Any = one_line(first_line)
     if not subject.isascii() or len(subject) > MAX_LINE:
         subject = Header(subject, "utf-8", header_name="Subject")  # encoded as RFC 2047 asks
-    answered = MESSAGE_ID.findall(header(message, "Message-ID"))[:1]
+    answered = _message_ids(message, "Message-ID")[:1]
     headers = {
         "From": _mailbox(sender),
         "To": message.envelope_sender,
@@ -70,19 +67,42 @@ def make_reply(
         if main in ("message", "multipart"):  # which the library, and RFC 2046, do not let be encoded
             main, sub = "application", "octet-stream"
         content.add_attachment(data, main, sub, filename=one_line(name))
-    return fields(headers) + content.as_bytes()
+    return _fields(headers) + content.as_bytes()
 
 
-def header(message: "mailroom.message.Message", name: str) -> str:
-    """Return a header as it came, empty when there is none."""
-    return str(message.base.mime_part.get(name, ""))
+def plain_text(headers: Mapping[str, str | Header | None], text: str) -> bytes:
+    """Return a mail of plain text; `EmailMessage` would take longer for it than everything else takes."""
+    body = without_surrogates(text).replace("\r\n", "\n").encode("utf-8")
+    encoding = "7bit"
+    if ENCODED.search(body):
+        body, encoding = quopri.encodestring(body), "quoted-printable"
+    content = {
+        "MIME-Version": "1.0",
+        "Content-Type": 'text/plain; charset="utf-8"',
+        "Content-Transfer-Encoding": encoding,
+    }
+    return _fields({**headers, **content}) + b"\r\n" + body.replace(b"\n", b"\r\n")
+
+
+def _fields(headers: Mapping[str, str | Header | None]) -> bytes:
+    """Return headers as they stand in a mail, without the empty ones; nothing in a text can begin another header."""
+    lines = []
+    for name, value in headers.items():
+        if value:
+            line = one_line(value) if isinstance(value, str) else value.encode(linesep="\r\n")
+            lines.append(f"{name}: {line}\r\n")
+    return "".join(lines).encode("ascii")
+
+
+def _message_ids(message: "mailroom.message.Message", name: str) -> list[str]:
+    return MESSAGE_ID.findall(str(message.base.mime_part.get(name, "")))
 
 
 def _thread(message: "mailroom.message.Message") -> list[str]:
     """Return the last of the mails that the mail itself refers to."""
-    thread = MESSAGE_ID.findall(header(message, "References"))[-MAX_REFERENCES:]
+    thread = _message_ids(message, "References")[-MAX_REFERENCES:]
     if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers
-        answered = MESSAGE_ID.findall(header(message, "In-Reply-To"))
+        answered = _message_ids(message, "In-Reply-To")
         thread = answered if len(answered) == 1 else []
     while sum(map(len, thread)) + len(thread) > MAX_REFERENCES_OCTETS:
         del thread[0]

@@ -15,8 +15,6 @@ import html_text
 import quotequail
 from quotequail import _patterns as patterns
 
-from mailroom.plain_text import without_surrogates
-
 # The text encodings of Python, by their names without separators. Others hold a server for a minute (punycode),
 # or make other things than text (rot13, zlib).
 CODEC = re.compile(r"ascii|big5|cp\d|euc_|gb|hp_roman8|hz|iso\d|johab|koi8|kz\d|latin|mac_|ptcp|shift|tis_|utf_")
@@ -80,7 +78,7 @@ def decoded(octets: bytes, charset: str | None = None) -> str:
 
 
 def decoded_header(value: str) -> str:
-    """Return the text of a header as `email` keeps it: with encoded words, and surrogates for 8-bit octets."""
+    """Return the text of a header in one line; `email` keeps it with encoded words, and surrogates for 8-bit octets."""
     words: list[tuple[str | None, bytes]] = []
     end = 0
     for word in ENCODED_WORD.finditer(value):
@@ -98,7 +96,19 @@ def decoded_header(value: str) -> str:
     words.append((None, _octets(value[end:])))
     # Joined before they are decoded: programs split a character between two words.
     groups = groupby(words, itemgetter(0))
-    return "".join(decoded(b"".join(octets for _, octets in group), charset) for charset, group in groups)
+    return one_line("".join(decoded(b"".join(octets for _, octets in group), charset) for charset, group in groups))
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line for a header: without control characters and lone surrogates."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in without_surrogates(text))
+    return " ".join(text.split())
+
+
+def without_surrogates(text: str) -> str:
+    """Return `text` with a question mark for each lone surrogate, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _octets(value: str) -> bytes:

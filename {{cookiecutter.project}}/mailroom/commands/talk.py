@@ -14,7 +14,6 @@ from salmon.routing import Router, StateStorage
 
 from mailroom.commands.addresses import examples
 from mailroom.commands.booted import boot
-from mailroom.plain_text import one_line
 from mailroom.receiver import MAILBOX
 from mailroom.room import current
 from mailroom.storage import Storage
@@ -23,6 +22,7 @@ from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Outbox
 from mailroom.testing.exchange import Exchange, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
+from mailroom.text import one_line
 
 DEMO = "tests/conversations/subscribe.txt"
 INDENT = " " * 11

@@ -22,8 +22,8 @@ from email.message import EmailMessage
 from typing import TextIO
 
 from mailroom import parts, room
-from mailroom.plain_text import one_line
 from mailroom.testing.exchange import Exchange, exchange, make_mail, state_at
+from mailroom.text import one_line
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
 REPLY = re.compile(r"(?:(\S+)\s+)?<-(?:\s+(.*))?")

@@ -3,6 +3,7 @@
 import email
 import inspect
 import os
+import re
 import sys
 from contextlib import nullcontext
 from email.message import Message
@@ -116,7 +117,7 @@ class Copy(StateStorage):
 
 def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
     """Deliver the mail in an open file; exit with 1 when it is refused. An address that is None is read from headers."""
-    data = file.read().replace(b"\r\n", b"\n")  # as a receiver does
+    data = re.sub(rb"(?<!\r)\n", b"\r\n", file.read())  # as over the wire
     mail = email.message_from_bytes(data)
     recipient = recipient or _first_address(mail, "Delivered-To", "To")
     if not recipient:

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import resource
+import signal
 import sqlite3
 import sys
 import threading
@@ -17,6 +18,8 @@ from types import SimpleNamespace
 from salmon.routing import Router
 from salmon.server import SMTPError
 
+from mailroom import outbox, relay
+from mailroom.sending import Sending
 from mailroom.storage.sqlite import SQLiteStorage
 
 KEY = "app.handlers.tickets:42"
@@ -83,6 +86,38 @@ def count_rows_together(path, threads, mails):
     with storage.transaction() as transaction:
         assert len(list(execute(transaction.connection, "SELECT text FROM posts"))) == int(threads) * int(mails)
     print(*(state for _, _, state in storage))
+
+
+def send_and_die(path, port, step):
+    """Handle a mail, state and answer, and die at a step of its way to the relay at that port; wait at "at the relay"."""
+    outbox.QUEUED = 1 - outbox.seconds_for(0) - outbox.MARGIN  # a claim lasts a second
+    storage, there = storage_at(path), relay.Relay("127.0.0.1", int(port))
+    sending = Sending(SimpleNamespace(storage=storage, relay=there))
+    sending._claim_due = list  # nothing of others
+    sending.start()
+    steps = {
+        "before the commit": (storage, "commit"),
+        "after the commit": (sending, "take"),
+        "before the relay": (there, "transfer"),
+        "before the content": (relay, "_stuffed"),
+        "after the answer": (outbox, "settle"),
+        "after the deletion": (outbox, "settle"),
+    }
+    if step in steps:
+        owner, name = steps[step]
+        whole = getattr(owner, name)
+
+        def die(*arguments):
+            if step == "after the deletion":
+                whole(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, name, die)
+    person = f"{step.replace(' ', '-')}@people.example"
+    with storage.transaction(person, sending=sending) as transaction:
+        storage.set(KEY, person, "SUBSCRIBED")
+        transaction.send(f"Message-ID: <{person}>\r\n\r\n".encode(), person, "<>")
+    threading.Event().wait()
 
 
 def open_at_once(path):

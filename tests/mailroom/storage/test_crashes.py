@@ -2,8 +2,25 @@
 
 import random
 import time
+from collections import Counter
+from types import SimpleNamespace
 
-from tests.mailroom.storage.programs import KEY, execute
+import pytest
+
+from mailroom import outbox
+from mailroom.relay import Relay
+from mailroom.sending import Sending
+from tests.mailroom.storage.programs import KEY, execute, storage_at
+from tests.waiting import wait_until
+
+COPIES = {
+    "before the commit": 0,
+    "after the commit": 1,
+    "before the relay": 1,
+    "before the content": 1,
+    "after the answer": 2,  # the relay has the mail, and nobody knows
+    "after the deletion": 1,
+}
 
 
 def killed_again_and_again(start, program, path=None):
@@ -67,3 +84,31 @@ def assert_whole(storage, acknowledged):
     with storage.transaction() as transaction:
         posts = {text for (text,) in execute(transaction.connection, "SELECT text FROM posts")}
     assert posts == expected
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_answer_of_a_mail_leaves_once_wherever_its_worker_is_killed_and_again_where_that_is_between_answer_and_deletion(
+    request, start, path, sink, kind
+):
+    where = str(path) if kind == "sqlite" else request.getfixturevalue("postgresql").new_database()
+    with sink.held():
+        worker = start("send_and_die", sink.port, "at the relay", path=where)
+        wait_until(lambda: sink.offered)
+        worker.kill()
+        worker.wait()
+    workers = [start("send_and_die", sink.port, step, path=where) for step in COPIES]
+    assert [worker.wait(30) for worker in workers] == [-9] * len(COPIES)
+
+    storage = storage_at(where)
+    sending = Sending(SimpleNamespace(storage=storage, relay=Relay(sink.host, sink.port)))
+    sending.start()
+    wait_until(lambda: not outbox.rows(storage), 30, lambda: outbox.rows(storage))
+    sending.stop(5)
+    copies = Counter((reply.recipients, reply["Message-ID"]) for reply in sink.replies)
+    people = {step: f"{step.replace(' ', '-')}@people.example" for step in (*COPIES, "at the relay")}
+    found = {step: copies[(person,), f"<{person}>"] for step, person in people.items()}
+    assert found.pop("at the relay") in (1, 2)
+    assert found == COPIES
+    kept = {step: storage.get(KEY, people[step]) for step in COPIES}
+    assert kept == dict.fromkeys(COPIES, "SUBSCRIBED") | {"before the commit": "START"}
+    storage.close()

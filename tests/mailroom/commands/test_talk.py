@@ -70,7 +70,7 @@ def test_null_sender_is_one_that_can_be_used(talk, mail):
 
     assert shown.exit_code == 0, shown.output
     assert "<> -> news@example.com" in shown.output
-    assert "ignored  automated mail" in shown.output
+    assert "# automated mail" in shown.output
 
 
 def test_from_and_to_override_headers_that_cannot_be_used(talk):

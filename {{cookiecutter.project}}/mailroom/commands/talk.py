@@ -22,12 +22,11 @@ from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Outbox
 from mailroom.testing.exchange import Exchange, exchange, make_mail
-from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
-from mailroom.text import one_line
+from mailroom.testing.transcript import Difference, Recorder, Transcript, outcome
 
 DEMO = "tests/conversations/subscribe.txt"
-INDENT = " " * 11
-LINES = 4
+LINES = 4  # of the text of a reply
+COLORS = {"<": "yellow", "[": "green", "#": "cyan", "4": "red", "5": "red"}  # by the first character of a line
 
 
 @click.command()
@@ -97,6 +96,8 @@ def talk(
         else:
             converse(sender, recipient, record)
     except OSError as error:
+        if not error.filename:  # the output is closed
+            raise
         hint = "; play another transcript with --script FILE" if demo else ""
         raise click.ClickException(f"{error.filename} cannot be opened: {error.strerror}{hint}") from error
 
@@ -187,31 +188,13 @@ def ask_for_text() -> str:
 
 
 def show(result: Exchange) -> None:
-    click.echo()
-    click.secho(f"{result.sender or '<>'} -> {result.recipient}", bold=True)
+    """Print a mail and its result as a transcript has them, with its handlers and the first lines of each text."""
+    click.secho(f"\n{result.sender or '<>'} -> {result.recipient}", bold=True)
     for handler in result.handlers:
         code = inspect.unwrap(handler).__code__
-        place = f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}"
-        _row("handler", f"{click.style(handler.__name__, fg='cyan')}  {place}")
-    if result.after:
-        after = click.style(result.after, fg="green")
-        _row("state", f"{result.before} -> {after}" if result.before != result.after else f"{result.after}, as before")
-    if result.refusal:
-        _row("refused", click.style(result.refusal, fg="red"))
-    if result.note:
-        _row("" if result.refusal else "no reply" if result.handlers else "ignored", result.note)
-    for to, mail in result.sent:
-        subject = click.style(one_line(mail["Subject"] or ""), fg="yellow")
-        _row("to" if to else "reply", f"{one_line(to)}  {subject}" if to else subject)
-        if mail["Reply-To"]:
-            click.echo(f"{INDENT}Reply-To: {one_line(mail['Reply-To'])}")
-        text = [line for line in text_of(mail).splitlines() if line.strip()]
-        for line in text[:LINES] + (["..."] if len(text) > LINES else []):
-            click.secho(f"{INDENT}| {one_line(line)}", dim=True)
-
-
-def _row(label: str, text: str) -> None:
-    click.echo(f"  {label:<9}{text}")
+        click.secho(f"# {handler.__name__}, {os.path.relpath(code.co_filename)}:{code.co_firstlineno}", fg="cyan")
+    for line in outcome(result, LINES):
+        click.secho(line, fg=COLORS.get(line[:1]))
 
 
 def _first_address(mail: Message, *names: str) -> str:

@@ -39,8 +39,8 @@ LENIENT: Any = LenientPolicy()
 class Exchange:
     """A mail from `sender`, empty for the null sender, to `recipient`, and its result.
 
-    `handlers` are the functions that were called. `before` and `after` are the states of the sender, None when no
-    handler keeps one. `moves` has `(module, state, next state)` for each handler that keeps one. `sent` has the
+    `handlers` are the functions that were called. `after` is the state of the sender, None when no handler keeps
+    one. `moves` has `(module, state, next state)` for each handler that keeps one. `sent` has the
     outgoing mails as `(to, EmailMessage)`; `to` is empty for a reply to the sender alone. `refusal` is the answer
     instead of 250, and `note` the reason for it, or for no reply.
     """
@@ -48,7 +48,6 @@ class Exchange:
     sender: str
     recipient: str
     handlers: list[Handler] = field(default_factory=list)
-    before: str | None = None
     after: str | None = None
     moves: list[Move] = field(default_factory=list)
     sent: list[tuple[str, EmailMessage]] = field(default_factory=list)
@@ -96,7 +95,7 @@ def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
     if not result.refusal:
         result.moves = [(module, state, after.get(module)) for module, state in handlers if before.get(module) == state]
     module = next((module for module in [*dict(handlers), *after] if module in after), "")
-    result.before, result.after = before.get(module), after.get(module)
+    result.after = after.get(module)
     for envelope in here.relay.sent[already_sent:]:
         to = ",".join(envelope.recipients)
         mail = email.message_from_bytes(envelope.data, policy=LENIENT)

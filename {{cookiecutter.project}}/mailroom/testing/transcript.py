@@ -194,13 +194,15 @@ class Recorder:
         self.file.flush()
 
 
-def outcome(result: Exchange) -> list[str]:
-    """Return the result of a mail as lines of a transcript."""
+def outcome(result: Exchange, length: int = 0) -> list[str]:
+    """Return the result of a mail as lines of a transcript; `length` lines of each text that was sent are among them."""
     lines = [result.refusal] if result.refusal else []
     for to, mail in result.sent:
-        lines.append(f"{to} <- Subject: {one_line(str(mail['Subject'] or ''))}".lstrip())
+        lines.append(one_line(f"{to} <- Subject: {mail['Subject'] or ''}"))
         if mail["Reply-To"]:
             lines.append(f"   Reply-To: {one_line(str(mail['Reply-To']))}")
+        text = [f"   {one_line(line)}" for line in text_of(mail).splitlines() if line.strip()]
+        lines += ["", *text[:length]] if length else []
     if result.after:
         lines.append(f"[{result.after}]")
     if result.note:

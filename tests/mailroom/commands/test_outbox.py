@@ -75,7 +75,7 @@ def test_drop_deletes_one_mail_by_its_id(run, waiting):
 @pytest.mark.parametrize(
     "arguments, error",
     [
-        (["drop"], "give an ID, --to or --all; for example --to '*@people.example'"),
+        (["drop"], "give an ID or --to; for example --to '*@people.example', or '*' for all"),
         (["retry", "7"], "no such mail is waiting: 7; `operate.py outbox` lists them"),
     ],
 )
@@ -118,5 +118,5 @@ def test_check_tells_of_mail_that_was_refused_or_waits_for_long(run, room, waiti
     with waiting.transaction() as here:
         here.connection.execute("UPDATE outgoing SET created = ?", (time.time() - 601,))
     assert told() == (False, f"mail to {BOB} has waited for long (no relay), 2 in all; see `operate.py outbox`")
-    run("outbox", "drop", "--all")
+    run("outbox", "drop", "--to", "*")
     assert told() == (True, "empty")

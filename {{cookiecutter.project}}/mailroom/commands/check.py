@@ -55,14 +55,14 @@ def check(running: bool, as_json: bool) -> None:
     for look in (*CHECKS, server if running else stored_states):
         name = look.__name__.replace("_", " ")
         try:
-            results.append({"name": name, "ok": True, "text": look()})
+            ok, text = True, look()
         except Trouble as trouble:
-            results.append({"name": name, "ok": False, "text": str(trouble)})
-            if look in (user, settings):  # the rest needs them
-                break
+            ok, text = False, str(trouble)
         except SMTPError as error:
-            text = f"{current().storage!r} fails: {error.__cause__ or error}"
-            results.append({"name": name, "ok": False, "text": text})
+            ok, text = False, f"{current().storage!r} fails: {error.__cause__ or error}"
+        results.append({"name": name, "ok": ok, "text": text})
+        if not ok and look in (user, settings):  # the other checks need them
+            break
     well = all(result["ok"] for result in results)
     if as_json:
         click.echo(json.dumps({"ok": well, "checks": results}))

@@ -1,7 +1,7 @@
 """`operate.py diagram`: draw the conversations for Mermaid."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mailroom.testing.transcript import Difference, Transcript
 
 CONVERSATIONS = "tests/conversations"
 TOKEN = re.compile(r"(?=[a-z]*\d)[a-z0-9]{10,}")
+Place = tuple[str, str]  # module and name of a handler
 
 
 @click.command()
@@ -27,6 +28,8 @@ def diagram() -> None:
     python operate.py diagram > states.mmd
     """
     room = boot("config.testing").room
+    routed = [handler for route in Router.ORDER for handler in Router.REGISTERED[route][1]]
+    handlers = {(handler.__module__, handler.__name__): handler for handler in routed}
     addresses: dict[Move, dict[str, None]] = defaultdict(dict)
     reached: set[tuple[str, str | None]] = set()
     for path in sorted(Path(CONVERSATIONS).glob("*.txt")):
@@ -35,38 +38,36 @@ def diagram() -> None:
         try:
             for mail, result in Transcript(path.name, path.read_text("utf-8")).play():
                 if result.refusal is None:
-                    address = mail.line.text.split()[-1].partition("@")[0]
-                    for move in result.moves:
-                        addresses[move][TOKEN.sub("...", address)] = None
                     reached |= {(handler.__module__, handler.__name__) for handler in result.handlers}
+                    address = mail.line.text.split()[-1].partition("@")[0]
+                    for module, state, after in result.moves:
+                        addresses[module, state, after][TOKEN.sub("...", address)] = None
+                        reached.add((module, after))
         except Difference as difference:
             raise click.ClickException(str(difference)) from difference
-    click.echo(mermaid(addresses))
-    reached |= {(module, after) for module, _, after in addresses}
-    for module, name in handlers():
+    click.echo(mermaid(handlers, addresses))
+    for module, name in handlers:
         if (module, name) not in reached:
             click.secho(f"No mail in {CONVERSATIONS}/ reaches {module}.{name}", fg="yellow", err=True)
 
 
-def handlers() -> dict[tuple[str, str], Callable[..., object]]:
-    """Return `{(module, name): handler}`, in the order of their routes."""
-    found = [handler for route in Router.ORDER for handler in Router.REGISTERED[route][1]]
-    return {(handler.__module__, handler.__name__): handler for handler in found}
-
-
-def mermaid(addresses: dict[Move, dict[str, None]]) -> str:
-    """Return a state diagram of all handlers, with the moves `{(module, state, next state): addresses}`."""
-    lines, known = ["stateDiagram-v2"], handlers()
-    for (module, name), handler in known.items():
-        state = _identifier(module, name)
-        stateless = salmon_setting(handler, "stateless")
-        if stateless or name == ROUTE_FIRST_STATE:
-            lines.append(f"[*] --> {state} : {_route(handler)}")
-        if stateless:
-            lines.append(f"{state} --> [*]")
-        for other_module, after in known:
-            if (module, name, after) in addresses and other_module == module:
-                lines.append(f"{state} --> {_identifier(module, after)} : {', '.join(addresses[module, name, after])}")
+def mermaid(handlers: dict[Place, Callable[..., object]], addresses: dict[Move, dict[str, None]]) -> str:
+    """Return a state diagram of `handlers`, with the moves `{(module, state, next state): addresses}`."""
+    names = Counter(name for _, name in handlers)
+    states = {
+        (module, name): name if names[name] == 1 else f"{module.rpartition('.')[2]}_{name}" for module, name in handlers
+    }
+    lines = ["stateDiagram-v2"]
+    for place, handler in handlers.items():
+        is_stateless = salmon_setting(handler, "stateless")
+        if is_stateless or place[1] == ROUTE_FIRST_STATE:
+            lines.append(f"[*] --> {states[place]} : {_route(handler)}")
+        if is_stateless:
+            lines.append(f"{states[place]} --> [*]")
+        for after in handlers:
+            move = (*place, after[1])
+            if after[0] == place[0] and move in addresses:
+                lines.append(f"{states[place]} --> {states[after]} : {', '.join(addresses[move])}")
     return "\n    ".join(lines)
 
 
@@ -76,8 +77,3 @@ def _route(handler: Callable[..., object]) -> str:
     for name, pattern in salmon_setting(handler, "captures").items():
         route = route.replace(f"(?P<{name}>{pattern})", f"({name})")
     return route.replace(";", ",").replace("<", "\u2039")
-
-
-def _identifier(module: str, name: str) -> str:
-    alone = [other for _, other in handlers()].count(name) == 1
-    return name if alone else f"{module.rpartition('.')[2]}_{name}"

@@ -42,17 +42,16 @@ def list_(storage: Storage, as_json: bool) -> None:
 
 
 def chosen(command: Callable[..., list[Row]]) -> Any:
-    """Pass a command the rows that its arguments select: by ID of the mail, by recipient, or all."""
+    """Pass a command the rows that its arguments select: by ID of the mail and by recipient."""
 
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
     @click.option("--to", metavar="GLOB", help="Mail to matching recipients, for example '*@people.example'.")
-    @click.option("--all", "everything", is_flag=True, help="All mail in the outbox.")
     @with_states
-    def run(storage: Storage, ids: tuple[int, ...], to: str | None, everything: bool) -> None:
-        if not (ids or to or everything):
-            raise click.UsageError("give an ID, --to or --all; for example --to '*@people.example'")
+    def run(storage: Storage, ids: tuple[int, ...], to: str | None) -> None:
+        if not (ids or to):
+            raise click.UsageError("give an ID or --to; for example --to '*@people.example', or '*' for all")
         found = [row for row in rows_of(storage) if not ids or row.mail in ids]
-        found = [row for row in found if to is None or fnmatchcase(row.recipient.lower(), to.lower())]
+        found = [row for row in found if not to or fnmatchcase(row.recipient.lower(), to.lower())]
         if missing := set(ids) - {row.mail for row in found}:
             raise click.ClickException(f"no such mail is waiting: {min(missing)}; `operate.py outbox` lists them")
         done = command(storage, found)
@@ -70,7 +69,7 @@ def retry(storage: Storage, found: list[Row]) -> list[Row]:
     """Try mail again now that the relay has refused, for now or for good.
 
     \b
-    python operate.py outbox retry --all
+    python operate.py outbox retry --to '*'
     """
     return waiting.retry(storage, found)
 

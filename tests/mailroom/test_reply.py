@@ -162,9 +162,12 @@ def test_attachments_of_a_mail_go_back_as_they_came(room, sent, write_template):
 def test_reply_has_the_headers_that_a_handler_adds(mail, sent, write_template):
     write_template("Hello\n\nA text.\n")
     mail.reply(
-        "any.msg", "news@lists.example", headers={"List-Unsubscribe": "<mailto:a@b.example>\r\nBcc: eve@evil.example"}
+        "any.msg",
+        "news@lists.example",
+        headers={"List-Unsubscribe": "<mailto:a@b.example>\r\nBcc: eve@evil.example", "X-Name": "J\xf6rg"},
     )
 
     reply = message_from_bytes(sent[0].data, policy=default)
     assert reply["List-Unsubscribe"] == "<mailto:a@b.example> Bcc: eve@evil.example"
+    assert reply["X-Name"] == "J\xf6rg"
     assert reply["Bcc"] is None

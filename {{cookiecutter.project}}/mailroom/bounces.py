@@ -7,13 +7,14 @@ from salmon import bounce
 import mailroom.message
 
 STATUS = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})\b")  # RFC 3463
+FAILED = re.compile(r"\s*(failed\b|$)", re.IGNORECASE)
 
 
 class Bounce(bounce.BounceAnalyzer):
     """Salmon's `BounceAnalyzer`, which can also be asked about a status that it does not know, and about no bounce.
 
-    `failed` has a pair for each address that could not be reached, with its status, such as `5.1.1`, or an
-    empty text when the report has none.
+    `failed` has a pair for each address that could not be reached: the address, and its status, such as `5.1.1`,
+    or an empty text when the report has none.
     """
 
     def __init__(self, message: "mailroom.message.Message") -> None:
@@ -27,22 +28,21 @@ class Bounce(bounce.BounceAnalyzer):
                 found[name] = groups
         super().__init__(found, score / bounce.BOUNCE_MAX)
         self.failed: list[tuple[str, str]] = []
-        statuses = []
         for part in message.base.walk():
             address = (part["Final-Recipient"] or "").partition(";")[2].strip(" \t<>")
             status = STATUS.match(part["Status"] or "")
-            if status:
-                statuses.append(status.groups())
-            if address and re.match(r"\s*failed\b", part["Action"] or "failed", re.IGNORECASE):
+            if address and FAILED.match(part["Action"] or ""):
                 self.failed.append((address, status[0].strip() if status else ""))
+            if status and "Status" not in found:
+                found["Status"] = [status.groups()]
+                first, second, third = status.groups()
+                self.primary_status = int(first), bounce.PRIMARY_STATUS_CODES[first]
+                self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown")
+                combined = second + third
+                self.combined_status = int(combined), bounce.COMBINED_STATUS_CODES.get(combined, "Unknown")
         if not self.failed:  # Exim
             addresses = (message["X-Failed-Recipients"] or "").split(",")
             self.failed = [(address.strip(), "") for address in addresses if address.strip()]
-        for first, second, third in statuses[:1]:
-            self.primary_status = int(first), bounce.PRIMARY_STATUS_CODES[first]
-            self.secondary_status = int(second), bounce.SECONDARY_STATUS_CODES.get(second, "Unknown")
-            combined = second + third
-            self.combined_status = int(combined), bounce.COMBINED_STATUS_CODES.get(combined, "Unknown")
 
     def is_hard(self) -> bool:
         """Return whether this is a bounce for good."""

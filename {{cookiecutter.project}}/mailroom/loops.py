@@ -33,9 +33,8 @@ class ReplyLimit:
                     self._numbers[counted] -= 1
                     if not self._numbers[counted]:
                         del self._numbers[counted]
-        if self._numbers[_domain(address)] + more >= self.replies_per_hour * DOMAIN:
-            return True
-        return self._numbers[address] + more >= self.replies_per_hour
+        limits = {address: self.replies_per_hour, _domain(address): self.replies_per_hour * DOMAIN}
+        return any(self._numbers[counted] + more >= limit for counted, limit in limits.items())
 
     def count(self, address: str, replies: int) -> None:
         with self._one_thread:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 MAX_LINES, OCTETS_A_LINE = 100_000, 20  # of these two limits the higher one: half a million lines for 10 MB
 MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
-MAX_PIECES = 20_000  # parts and headers together
-MAX_CONTENT_TYPE = 8_000  # the time for its parameters grows with the square
+MAX_PIECES = 30_000  # parts and headers together
 
 BATV = re.compile(r"(?:prvs=[0-9a-z]{6,12}=|btv1==[^=@]+==)(?=[^@])")  # draft-levine-smtp-batv, and Oracle's
 SRS = re.compile(r"srs0[=+-][^=@]+=[^=@]+=([^=@]+)=([^@]+)@(.+)")  # the Sender Rewriting Scheme
@@ -65,7 +64,7 @@ class Message(MailRequest):
     def text(self) -> str:
         """The text that a person wrote, in lines that end with `\\n`: no attachment, and no attached mail.
 
-        It is plain text, or made of HTML where there is none. Of HTML, it is the first half a million characters.
+        It is plain text, or made of HTML (of its first half a million characters) where there is none.
         """
         texts = [parts.text(part) for part in self._texts_and_files[0]]
         if len(texts) == 1:
@@ -74,10 +73,7 @@ class Message(MailRequest):
 
     @cached_property
     def unquoted_text(self) -> str:
-        """`text` without the quoted mail and the signature, for handlers that look for a word such as "yes".
-
-        How programs quote is known in many languages, but not always. Empty when nothing else is left.
-        """
+        """`text` without quoted mail and signature, as far as they are known, to look for a word such as "yes"."""
         return unquoted(self.text)
 
     @property
@@ -117,39 +113,32 @@ class Message(MailRequest):
         attachments: Iterable[tuple[Any, ...]] = (),
         **variables: Any,
     ) -> None:
-        """Answer the sender with a template; the answer leaves when the mail has been handled.
+        """Reply to the envelope sender, with the null sender; the reply leaves when the mail has been handled.
 
         `template` names a file in the folder of templates, for example `welcome.msg`: its first line is the
         subject, its text begins after the first empty line. A `welcome.html` beside it goes along as HTML.
-        `sender` and `reply_to` are addresses, with or without a name; `headers` are more headers. `attachments`
-        are those of a mail, or tuples of name, media type and octets. The rest are variables of the templates,
-        which know `domain` as well. The answer goes to the envelope sender, with the null sender as its own.
-        Automated mail is not answered (RFC 3834, section 2); beyond `replies_per_hour`, answers are left out.
-        Raises `ValueError` for a template or an address that cannot be used.
+        `sender` and `reply_to` are addresses, with or without a name. `attachments` are those of a mail, or tuples of
+        name, media type and octets. `variables` are those of the templates, which know `domain` as well. Automated
+        mail gets no reply (RFC 3834, section 2); beyond `replies_per_hour`, replies are left out. Raises `ValueError`
+        for a template or an address that cannot be used.
         """
         if not self.is_automated:
             data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
             self.room.relay.deliver(data, To=self.envelope_sender, From="<>")
 
     def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
-        """Send an `email.message.EmailMessage` of your own; it leaves when the mail has been handled.
-
-        Arguments and errors are those of `Mailroom.send`.
-        """
+        """Send a mail of your own when this one has been handled; arguments and errors are those of `Mailroom.send`."""
         self.room.send(mail, to=to, sender=sender)
 
     def forward(self, to: str, sender: str = "<>") -> None:
-        """Pass the mail on to the address `to`, octet by octet, with the envelope sender `sender`.
-
-        Date, Message-ID and Auto-Submitted are put before it where they are missing.
-        """
+        """Pass the mail on, octet by octet; Date, Message-ID and Auto-Submitted are put before it where they are missing."""
         headers = "".join(f"{name}: {value}\r\n" for name, value in self.room.missing_headers(self.base.mime_part))
         self.room.relay.deliver(headers.encode() + self.Data, To=to, From=sender)
 
     def token(self, name: str) -> str:
-        """Return a token for an address that only the sender can know, valid for three days.
+        """Return 26 small letters and digits that only the sender can know, for an address that is valid for three days.
 
-        `name` says what it is for, such as a list. It has 26 small letters and digits.
+        `name` says what the token is for, such as a list.
         """
         return self.room.tokens.make(name, self.From)
 
@@ -159,10 +148,7 @@ class Message(MailRequest):
 
 
 def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) -> Message:
-    """Return the `Message` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read.
-
-    The arguments are a `Mailroom` and those of its method `deliver`.
-    """
+    """Return the `Message` of a mail; raise `salmon.server.SMTPError` 554 when it cannot be read."""
     lines = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
     limit = max(MAX_LINES, room.max_message_size // OCTETS_A_LINE)
     if lines > limit or lines * data.lower().count(b"multipart/") > limit * MAX_COMPARISONS:
@@ -205,17 +191,14 @@ class _Base(encoding.MailBase):
 
     def __init__(self, part: Part, parent: "_Base | None" = None) -> None:
         super().__init__(part, parent)
-        if part.is_multipart():
-            self.parts = [_Base(inner, self) for inner in parts.inner(part)]
+        self.parts = [_Base(inner, self) for inner in parts.inner(part)]
 
     def __getitem__(self, name: str) -> str | None:
-        value = parts.raw_header(self.mime_part, name)
-        return value if value is None else decoded_header(value)
+        return decoded_header(parts.raw_header(self.mime_part, name)) if name in self.mime_part else None
 
     def items(self) -> list[tuple[str, str]]:
-        return [
-            (encoding.normalize_header(key), decoded_header(str(value))) for key, value in self.mime_part.raw_items()
-        ]
+        items = self.mime_part.raw_items()
+        return [(encoding.normalize_header(name), decoded_header(str(value))) for name, value in items]
 
     @property
     def body(self) -> str | bytes:
@@ -240,7 +223,7 @@ class _Part(Part):
             raise _too_much("parts or headers")
 
     def get_boundary(self, failobj: Any = None) -> Any:
-        if len(str(self.get("Content-Type", ""))) > MAX_CONTENT_TYPE:
+        if len(str(self.get("Content-Type", ""))) > parts.MAX_PARAMETERS:
             raise _too_much("parameters")
         boundary = super().get_boundary(failobj)
         return boundary and re.sub(r"[\r\n]", "", boundary)  # RFC 5322, section 2.2.3

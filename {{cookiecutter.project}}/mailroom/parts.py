@@ -35,10 +35,9 @@ def texts_and_files(mail: Part) -> tuple[list[Part], list[Part]]:
     todo = [(mail, READ)]
     while todo:
         part, role = todo.pop()
-        kind = part.get_content_type()
         is_file = part.get_content_disposition() == "attachment" or (part is not mail and bool(_file_name(part)))
-        if part.is_multipart() and kind.startswith("multipart/"):
-            todo.extend(reversed(_inner(inner(part), kind, role)))
+        if part.is_multipart() and part.get_content_maintype() == "multipart":
+            todo.extend(reversed(_roles(part, role)))
         elif not _is_text(part) or is_file or role is FILE:
             files.append(part)
         elif role is READ:
@@ -46,25 +45,27 @@ def texts_and_files(mail: Part) -> tuple[list[Part], list[Part]]:
     return texts, files
 
 
+def _roles(part: Part, role: str) -> list[tuple[Part, str]]:
+    """Return the parts in a multipart that has this role, each with its own."""
+    parts, kind = inner(part), part.get_content_subtype()
+    if kind == "alternative":
+        best = max(parts, key=_worth, default=None)
+        return [(part, role if part is best else SPARE) for part in parts]
+    if kind in ("related", "signed", "report"):  # the first part is the text
+        return [(part, FILE if place else role) for place, part in enumerate(parts)]
+    return [(part, role) for part in parts]
+
+
 def inner(part: Part) -> list[Part]:
     payload: Any = part.get_payload() if part.is_multipart() else []
     return list(payload)
-
-
-def _inner(parts: list[Part], kind: str, role: str) -> list[tuple[Part, str]]:
-    if kind == "multipart/alternative":
-        best = max(parts, key=_worth, default=None)
-        return [(part, role if part is best else SPARE) for part in parts]
-    if kind in ("multipart/related", "multipart/signed", "multipart/report"):  # the first part is the text
-        return [(part, FILE if place else role) for place, part in enumerate(parts)]
-    return [(part, role) for part in parts]
 
 
 def _worth(part: Part) -> int:
     """Return how good a version of a text this is: plain text before HTML and what may hold it, before a blank one."""
     if part.get_content_type() == "text/plain":
         return 2 if octets(part).strip() else 0
-    return 1 if _is_text(part) or part.is_multipart() else 0
+    return 1 if _is_text(part) else 0
 
 
 def _is_text(part: Part) -> bool:
@@ -107,15 +108,14 @@ def _file_name(part: Part) -> str:
     return parameter(part, "filename", "Content-Disposition") or parameter(part, "name")
 
 
-def raw_header(part: Part, name: str) -> str | None:
-    """Return a header as it came, with surrogates for 8-bit octets; `email` puts U+FFFD there."""
-    name = name.lower()
-    return next((str(value) for key, value in part.raw_items() if key.lower() == name), None)
+def raw_header(part: Part, name: str) -> str:
+    """Return a header as it came, with surrogates for 8-bit octets (`email` puts U+FFFD there); empty when missing."""
+    return next((str(value) for key, value in part.raw_items() if key.lower() == name.lower()), "")
 
 
 def parameter(part: Part, name: str, header: str = "Content-Type") -> str:
     """Return a parameter of a header as text, empty when there is none, or none that can be read."""
-    value: Any = raw_header(part, header) or ""
+    value: Any = raw_header(part, header)
     if len(value) > MAX_PARAMETERS or name not in value.lower():
         return ""
     if not value.isascii():

@@ -36,15 +36,12 @@ def make_reply(
     first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:
         raise ValueError(f"{template} has no empty line between its subject and its text")
-    subject: Any = one_line(first_line)
-    if not subject.isascii() or len(subject) > MAX_LINE:
-        subject = Header(subject, "utf-8", header_name="Subject")  # encoded as RFC 2047 asks
     answered = _message_ids(message, "Message-ID")[:1]
     headers = {
         "From": _mailbox(sender),
         "To": message.envelope_sender,
         "Reply-To": reply_to and _mailbox(reply_to),
-        "Subject": subject,
+        "Subject": first_line,
         "Date": formatdate(),
         "Message-ID": make_msgid(domain=room.domain),
         "Auto-Submitted": "auto-replied",
@@ -73,25 +70,29 @@ def make_reply(
 def plain_text(headers: Mapping[str, str | Header | None], text: str) -> bytes:
     """Return a mail of plain text; `EmailMessage` would take longer for it than everything else takes."""
     body = without_surrogates(text).replace("\r\n", "\n").encode("utf-8")
-    encoding = "7bit"
-    if ENCODED.search(body):
-        body, encoding = quopri.encodestring(body), "quoted-printable"
     content = {
         "MIME-Version": "1.0",
         "Content-Type": 'text/plain; charset="utf-8"',
-        "Content-Transfer-Encoding": encoding,
+        "Content-Transfer-Encoding": "7bit",
     }
+    if ENCODED.search(body):
+        body, content["Content-Transfer-Encoding"] = quopri.encodestring(body), "quoted-printable"
     return _fields({**headers, **content}) + b"\r\n" + body.replace(b"\n", b"\r\n")
 
 
 def _fields(headers: Mapping[str, str | Header | None]) -> bytes:
     """Return headers as they stand in a mail, without the empty ones; nothing in a text can begin another header."""
-    lines = []
-    for name, value in headers.items():
-        if value:
-            line = one_line(value) if isinstance(value, str) else value.encode(linesep="\r\n")
-            lines.append(f"{name}: {line}\r\n")
+    lines = [f"{name}: {_encoded(name, value)}\r\n" for name, value in headers.items() if value]
     return "".join(lines).encode("ascii")
+
+
+def _encoded(name: str, value: str | Header) -> str:
+    if isinstance(value, str):
+        value = one_line(value)
+        if value.isascii() and len(value) <= MAX_LINE:
+            return value
+        value = Header(value, "utf-8", header_name=name)  # RFC 2047
+    return value.encode(linesep="\r\n")
 
 
 def _message_ids(message: "mailroom.message.Message", name: str) -> list[str]:

@@ -25,7 +25,6 @@ CODECS |= {"iso88598i": "iso8859_8", "windows874": "cp874"}
 SUPERSETS = {"big5": "big5hkscs", "euc_jp": "euc_jis_2004", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030"}
 SUPERSETS |= {"iso8859_1": "cp1252", "iso8859_9": "cp1254", "iso8859_11": "cp874", "latin_1": "cp1252"}
 SUPERSETS |= {"shift_jis": "cp932", "tis_620": "cp874"}
-UNDECLARED = (None, "ascii")
 MAX_GUESSED = 5_000  # octets, of which chardet guesses the charset
 LEAST_CONFIDENCE = 0.15  # of chardet 7; below are a few words, of which most are in windows-1252
 
@@ -49,8 +48,8 @@ patterns.COMPILED_PATTERN_MAP["forward"] += [
     re.compile(r"(?=.{,400}$)(?=.*\d{4})(?=.*\d:\d\d)(?=.*<[^<>\s]+@[^<>\s]+>).*[:\uff1a]$"),
     re.compile(r"\*?-{2,} ?(on .{,300} wrote|original message) ?-{2,}\*?$", re.IGNORECASE),
 ]
-OUTLOOK = "data inviato oggetto sendt emne wysłano temat odesláno předmět gönderildi konu lähetetty aihe elküldve tárgy 送信日時 件名 发送时间 主题"
-patterns.HEADER_MAP.update({name: name for name in OUTLOOK.split()})
+OUTLOOK = "data inviato oggetto sendt emne wysłano temat odesláno předmět gönderildi konu lähetetty aihe elküldve tárgy"
+patterns.HEADER_MAP.update({name: name for name in f"{OUTLOOK} 送信日時 件名 发送时间 主题".split()})
 # One to three lines with an address or a number, and a colon at the end: "Alice schrieb am 1. Mai um 12:00:".
 INTRODUCTION = r"^(?!>)(?=[^\n]*[@\d])[^\n]{1,300}(?:\n(?!>)[^\n]{1,300}){0,2}(?<=:)\s*"
 QUOTED = re.compile(rf"(?:{INTRODUCTION})?(?:^>[^\n]*\n?)+|{INTRODUCTION}\Z", re.MULTILINE)
@@ -61,20 +60,23 @@ def decoded(octets: bytes, charset: str | None = None) -> str:
 
     A `charset` that is unknown, and US-ASCII, count as none: then it is UTF-8, or else what chardet guesses.
     """
-    codec = CODECS.get(re.sub(r"\W|_|^x-", "", (charset or "")[:40].lower()))
-    if codec in UNDECLARED and b"\x1b$" in octets:
-        codec = "iso2022_jp"  # RFC 1468: before MIME, nobody declared it
-    if codec in UNDECLARED:
+    codec = _codec(charset)
+    if codec in (None, "ascii") and b"\x1b$" in octets:
+        codec = "iso2022_jp"  # RFC 1468: Japanese from before MIME
+    if codec in (None, "ascii"):
         try:
             return octets.decode().removeprefix("\ufeff")
         except UnicodeDecodeError:
             guess = chardet.detect(octets[:MAX_GUESSED])
-            name = re.sub(r"\W|_", "", (guess["encoding"] or "").lower())
-            codec = CODECS.get(name, "cp1252") if guess["confidence"] > LEAST_CONFIDENCE else "cp1252"
+            codec = (_codec(guess["encoding"]) if guess["confidence"] > LEAST_CONFIDENCE else None) or "cp1252"
     if codec == "iso2022_jp":  # mail has the characters of NEC in it, which Python knows in JIS X 0213
         octets, codec = octets.replace(b"\x1b$B", b"\x1b$(Q"), "iso2022_jp_2004"
     text = octets.decode(SUPERSETS.get(codec, codec), "replace")
     return without_surrogates(text).removeprefix("\ufeff")
+
+
+def _codec(charset: str | None) -> str | None:
+    return CODECS.get(re.sub(r"\W|_|^x-", "", (charset or "")[:40].lower()))
 
 
 def decoded_header(value: str) -> str:

@@ -4,11 +4,12 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from email.utils import parseaddr
-from fnmatch import translate
+from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import click
 from salmon.routing import ROUTE_FIRST_STATE
@@ -51,17 +52,16 @@ older_than = partial(click.option, "--older-than", type=age, help="Only states t
 @at_address
 @as_json
 @with_states
-def list_(
-    storage: Storage, state: str | None, sender: str, older_than: int | None, to: str | None, as_json: bool
-) -> None:
+def list_(storage: Storage, as_json: bool, sender: str, **selection: Any) -> None:
     """List the rows: state, time of the last change (UTC, if the storage knows it), key and sender.
 
     \b
     python operate.py states list --state CONFIRMING --older-than 30d --to news
     python operate.py states list --sender '*@people.example' --json
     """
-    for row in rows_in(storage, state, to, re.compile(translate(sender.lower())).match, older_than):
-        show_row(row, as_json)
+    for row in rows_in(storage, **selection):
+        if fnmatchcase((row[1] or "").lower(), sender.lower()):
+            show_row(row, as_json)
 
 
 @states.command()
@@ -156,7 +156,7 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
     """
     expired, known = 0, sum(states_by_module().values(), [])
     # A handler's state without senders is no error: this may run every night.
-    for key, sender, found, _ in rows_in(storage, None if state in known else state, to, lambda _: True, older_than):
+    for key, sender, found, _ in rows_in(storage, None if state in known else state, to, older_than):
         if found != state:
             continue
         with storage.transaction(sender):
@@ -210,7 +210,8 @@ def as_salmon_writes(sender: str) -> str:
 
 
 def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[StoredRow]:
-    return list(rows_in(storage, None, to, spellings(sender).__contains__))
+    wanted = spellings(sender)
+    return [row for row in rows_in(storage, to=to) if (row[1] or "").lower() in wanted]
 
 
 def spellings(sender: str) -> set[str]:
@@ -219,13 +220,9 @@ def spellings(sender: str) -> set[str]:
 
 
 def rows_in(
-    storage: Storage,
-    state: str | None,
-    to: str | None,
-    is_wanted: Callable[[str], object],
-    older_than: int | None = None,
+    storage: Storage, state: str | None = None, to: str | None = None, older_than: int | None = None
 ) -> Iterator[StoredRow]:
-    """Yield the rows whose sender `is_wanted`, and that match `state`, `to` and `older_than` (seconds) unless None.
+    """Yield the rows that match `state`, `to` and `older_than` (seconds), each unless None.
 
     Ends the command when no row has the state, when no handler takes the address, and when the storage does not know
     the age of a state.
@@ -236,10 +233,9 @@ def rows_in(
         there.add(found)
         if older_than is not None and changed is None:
             raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
-        if state in (None, found) and is_wanted((sender or "").lower()):
+        if state in (None, found) and (older_than is None or is_old(changed, older_than)):
             if to is None or key in [key_at(module, sender, to) for module in modules]:
-                if older_than is None or is_old(changed, older_than):
-                    yield row
+                yield row
     if state not in (None, *there):
         states = ", ".join(sorted(map(shown, there))) or "none"
         raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")

@@ -99,7 +99,7 @@ class _Conversation(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         attached = Router.STATE_STORE
-        self.states = _NotedStates(MemoryStorage(), attached.in_memory() if isinstance(attached, Storage) else None)
+        self.states = JoinedStorage(MemoryStorage(), attached.in_memory() if isinstance(attached, Storage) else None)
         self.rows = self.states.states.states
         self.mails: list[Mail] = []
         self.kept: set[bytes] = set()  # the octets of mails that changed something
@@ -111,6 +111,7 @@ class _Conversation(ExitStack):
             "the states cannot be committed": patch.object(self.states.states, "set", _fail),
             "the own tables cannot be committed": patch.object(self.states.database, "commit", _fail),
         }
+        self.returned = self.enter_context(patch.object(self.states, "set", wraps=self.states.set))
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
         self.enter_context(patch.object(current(), "_storage", self.states))
         self.enter_context(patch.object(current(), "reply_limit", ReplyLimit(10**6)))
@@ -148,13 +149,14 @@ class _Conversation(ExitStack):
         """Deliver the last mail, whose octets are `data`, while the named failure happens."""
         sender, recipient, headers, text = self.mails[-1]
         before = rows, own = dict(self.rows), self._own_tables()
-        self.states.returned.clear()
+        self.returned.reset_mock()
         with self.failures.get(failure, nullcontext()):
             result = exchange(sender, recipient, data)
         self.deliveries.append((failure if result.refusal else None, result, headers, text))
         if not result.refusal:
             self._promise(not (result.handlers and data in self.kept), "a mail that was handled was handled again")
-            rows = rows | self.states.returned
+            calls = [call.args for call in self.returned.call_args_list]
+            rows = rows | {self.states.states.key(key, sender): state for key, sender, state in calls}
             rows = {cell: state for cell, state in rows.items() if state != ROUTE_FIRST_STATE}
         self._promise(self.rows == rows, "the stored states are not those that the handlers returned")
         after = self.rows, self._own_tables()
@@ -187,18 +189,6 @@ class _Conversation(ExitStack):
             if not failure or number == len(self.deliveries):
                 recorder.record(*recorded)
         raise BrokenPromise(promise, self.mails, transcript.getvalue())
-
-
-class _NotedStates(JoinedStorage):
-    """Keeps in `returned` the states that handlers return."""
-
-    def __init__(self, states: MemoryStorage, database: Storage | None) -> None:
-        super().__init__(states, database)
-        self.returned: dict[str, str] = {}
-
-    def set(self, key: str | None, sender: str | None, state: str) -> None:
-        self.returned[self.states.key(key, sender)] = state
-        super().set(key, sender, state)
 
 
 def _shortest(broken: BrokenPromise) -> BrokenPromise:

@@ -1,12 +1,14 @@
 """Handlers marked `@nolocking` that take long hold up nobody, and all promises hold for their mail, over the wire."""
 
 import random
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
 
+from tests import postfix
 from tests.baking import STORAGES
 from tests.raw import Raw
 from tests.test_wire import set_in
@@ -151,7 +153,7 @@ def slow(request, application):
     """A function: `Mails` of an application with these settings; `receiver` are arguments of its receiver."""
     with ExitStack() as stack:
 
-        def slow(receiver="", start=True, constants=(), **choices):
+        def slow(receiver="", constants=(), **choices):
             if choices.get("state_storage") == "mariadb":
                 database = request.getfixturevalue("mariadb").new_database("mariadb")
                 choices.update(state_storage="postgresql", STATE_DATABASE=database)
@@ -298,6 +300,35 @@ def test_without_threads_a_slow_handler_runs_where_its_mail_is_read(slow):
     assert mails.app.logged().index("to 'slow@") < mails.app.logged().index("to 'quick@")
 
 
+@pytest.mark.skipif(not postfix.IS_THERE, reason=postfix.REASON)
+def test_behind_postfix_ordinary_mail_overtakes_twenty_slow_mails_that_have_a_destination_of_their_own(slow):
+    world = SlowPostfix("")
+    mails = slow(RECEIVER_PORT=world.lmtp_port)
+    world.deploy = mails.app.folder / "deploy"
+    with world:
+        for number in range(20):
+            world.send(f"{number}@people.test", "slow@example.com", Subject=f"slow {number}")
+        for number in range(20):
+            wait_until((mails.app.folder / "run" / f"slow {number} is running").exists, 30, world.log)
+        world.send("alice@people.test", "quick@example.com")
+        mails.app.wait_for_log("handled mail from 'alice@people.test'")
+        assert mails.app.logged().count("handled mail from") == 1
+        mails.go()
+        world.wait_until_empty()
+    assert mails.app.logged().count("handled mail from") == 21
+
+
+class SlowPostfix(postfix.Postfix):
+    """With the commented `transport_maps` for an address of a slow handler."""
+
+    def _write_configuration(self):
+        super()._write_configuration()
+        file = self.folder / "etc" / "main.cf"
+        line = re.search(r"^#(transport_maps = .*\bask@example\.com = .*)$", file.read_text(), re.MULTILINE)[1]
+        line = line.replace("ask@", "slow@").replace(":8823", f":{self.lmtp_port}")
+        file.write_text(re.sub("^transport_maps = .*", line, file.read_text(), flags=re.MULTILINE))
+
+
 @pytest.mark.parametrize("state_storage", ["sqlite", "postgresql", "django"])
 def test_mail_whose_sender_is_locked_elsewhere_waits_and_nobody_else_does(slow, state_storage):
     """Longer than the storage waits by itself."""
@@ -334,7 +365,7 @@ def test_slow_handler_that_holds_the_database_keeps_others_from_writing_and_not_
 
 
 def test_mail_that_waits_for_too_long_or_behind_too_many_is_answered_451(slow):
-    constants = [("receiver", "QUEUE_SECONDS", 2), ("receiver", "IDLE_SECONDS", 2), ("pool", "MAX_WAITING", 3)]
+    constants = [("receiver", "QUEUE_SECONDS", 2), ("receiver", "IDLE_SECONDS", 2), ("pool", "MAX_SLOW", 3)]
     mails = slow(HANDLER_THREADS=1, constants=constants)
     running = mails.begin(ALICE, "one")
     queued = [mails.send(BOB, "slow", f"slow {number}") for number in range(4)]

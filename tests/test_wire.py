@@ -26,6 +26,7 @@ MAIL = b"From: alice@people.example\r\nSubject: hello\r\nMessage-ID: <1@people.e
 
 # What no sample handler does: fail after a reply, wait, end the process, refuse in its own words, keep what came.
 PROBE = """
+import resource
 import time
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def WAIT(message, host):
 @stateless
 def KEEP(message, host):
     Path("kept").write_bytes(message.Data)
+
+
+@route("few-files@(host)")
+@stateless
+def FEW_FILES(message, host):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 """
 
 
@@ -533,20 +540,46 @@ def test_connection_over_the_limit_takes_the_place_of_the_one_that_has_finished_
 
 
 @pytest.mark.parametrize("clients, drips", [(600, True), (1000, False)])
-def test_crowd_that_finishes_nothing_keeps_no_client_out(app, sender, clients, drips):
+def test_crowd_that_finishes_nothing_keeps_no_client_out_and_only_512_of_it_stay(app, sender, clients, drips):
     with ExitStack() as stack:
         crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port), 60)) for _ in range(clients)]
-        waiting = stack.enter_context(selectors.DefaultSelector())
-        for one in crowd:
-            waiting.register(one, selectors.EVENT_READ)
         for _ in range(3):
             for one in crowd if drips else ():
                 with suppress(OSError):
                     one.sendall(b"N")
-            began = time.monotonic()
-            with Raw(app.port, app.protocol) as client:
-                assert client.mail(sender, "keeps@example.com", MAIL).startswith("250")
-            assert time.monotonic() - began < 10
+            assert_keeps_mail_within_ten_seconds(app, sender)
+        wait_until(lambda: sum(map(is_open, crowd)) <= 512, 30)
+
+
+def test_crowd_that_is_larger_than_the_number_of_files_keeps_no_client_out(application):
+    app = application()
+    probed(app.folder)
+    app.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)))
+    with ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(("127.0.0.1", app.port), 60))
+        assert_keeps_mail_within_ten_seconds(app, ALICE)
+    assert "cannot take a connection now" not in app.logged()
+
+
+def assert_keeps_mail_within_ten_seconds(app, sender):
+    began = time.monotonic()
+    with Raw(app.port, app.protocol) as client:
+        assert client.mail(sender, "keeps@example.com", MAIL).startswith("250")
+    assert time.monotonic() - began < 10
+
+
+def is_open(client):
+    """Read all that has come; return whether the other side has not hung up."""
+    client.setblocking(False)
+    try:
+        while client.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        pass
+    return False
 
 
 def test_slow_client_that_sends_its_mail_steadily_is_not_closed(application):
@@ -564,7 +597,9 @@ def test_slow_client_that_sends_its_mail_steadily_is_not_closed(application):
 
 def test_clients_wait_when_file_descriptors_run_out(application):
     app = application()
-    app.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
+    probed(app.folder)
+    app.start()
+    assert app.send(ALICE, "few-files")[0] == 250
     waiting = [socket.create_connection(("127.0.0.1", app.port), 60) for _ in range(50)]
     app.wait_for_log("cannot take a connection now")
     for client in waiting:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mailroom.pool import MAX_OF_ONE_SENDER, MAX_WAITING, Pool
+from mailroom.pool import MAX_OF_ONE_SENDER, MAX_SLOW, Pool
 from tests.waiting import wait_until
 
 ALICE, BOB, CAROL = "alice@people.example", "bob@people.example", "carol@people.example"
@@ -97,7 +97,7 @@ def test_mail_is_refused_when_there_can_be_no_thread_and_taken_when_there_is_one
     assert pool.submit(ALICE, lambda: "handled", True).result(30) == "handled"
 
 
-@pytest.mark.parametrize("senders, limit", [([ALICE], MAX_OF_ONE_SENDER), (range(MAX_WAITING), MAX_WAITING)])
+@pytest.mark.parametrize("senders, limit", [([ALICE], MAX_OF_ONE_SENDER), (range(MAX_SLOW), MAX_SLOW)])
 def test_mail_beyond_the_limit_is_not_taken(senders, limit):
     pool = Pool(1)
     with held(pool, BOB):

@@ -6,7 +6,9 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
-MAX_WAITING = 256  # slow mails, and as many others; half of a receiver's connections are always there for others
+# Mails that are here at once. A quarter of a receiver's 512 connections is always there for others.
+MAX_SLOW = 256
+MAX_ORDINARY = 128
 MAX_OF_ONE_SENDER = 100
 
 
@@ -21,7 +23,7 @@ class Pool:
         self._changed = threading.Condition()
         self._queues: dict[Hashable, deque[tuple[Future[Any], Callable[[], Any], bool]]] = {}  # by sender
         self._ready: tuple[deque[Hashable], ...] = deque(), deque()  # senders whose next mail is ordinary, or slow
-        self._waiting = [0, 0]  # mails that are ordinary, or slow
+        self._mails = [0, 0]  # ordinary, slow
         self._threads = self._idle = self._slow = 0
 
     def has(self, sender: Hashable) -> bool:
@@ -31,7 +33,8 @@ class Pool:
     def submit(self, sender: Hashable, work: Callable[[], Any], is_slow: bool) -> Future[Any] | None:
         """Return the `Future` of `work()`, which comes after that of the same sender; None when too much waits."""
         with self._changed:
-            if self._waiting[is_slow] >= MAX_WAITING or len(self._queues.get(sender, ())) >= MAX_OF_ONE_SENDER:
+            is_full = self._mails[is_slow] >= (MAX_SLOW if is_slow else MAX_ORDINARY)
+            if is_full or len(self._queues.get(sender, ())) >= MAX_OF_ONE_SENDER:
                 return None
             if sum(map(len, self._ready)) >= self._idle and self._threads < 2 * self.size:
                 try:
@@ -43,7 +46,7 @@ class Pool:
             future: Future[Any] = Future()
             queue = self._queues.setdefault(sender, deque())
             queue.append((future, work, is_slow))
-            self._waiting[is_slow] += 1
+            self._mails[is_slow] += 1
             if len(queue) == 1:
                 self._ready[is_slow].append(sender)
                 self._changed.notify()
@@ -75,7 +78,7 @@ class Pool:
             error = raised
         with self._changed:
             queue.popleft()
-            self._waiting[is_slow] -= 1
+            self._mails[is_slow] -= 1
             self._slow -= is_slow
             if queue:
                 self._ready[queue[0][2]].append(sender)

@@ -5,6 +5,7 @@ Salmon's receivers parse the protocols. The subclasses here correct what Salmon 
 
 import logging
 import re
+import resource
 import signal
 import socket
 import threading
@@ -30,7 +31,7 @@ LOG = logging.getLogger(__name__)
 
 COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
 ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
-CONNECTIONS = 512  # at once; for one more, the idlest is closed
+CONNECTIONS = 512  # at once, or half as many as files may be open; for one more, the idlest is closed
 IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
 IDLE_OCTETS = 1000  # of a mail that take a second do not count as idle
 QUEUE_SECONDS = 300  # for which a mail waits for a thread; Postfix waits ten minutes for the answer
@@ -324,6 +325,8 @@ class _Receiver(asyncore.dispatcher):
         super().__init__(self.host, self.port)
         self.port = self.socket.getsockname()[1]
         self.socket.listen(CONNECTIONS)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.max_connections = min(CONNECTIONS, files // 2) if files > 0 else CONNECTIONS
         self.wake = _Wake()
 
     def start(self) -> None:
@@ -379,7 +382,7 @@ class _Receiver(asyncore.dispatcher):
             connection.close()
         else:
             self.channel(connection, address)
-            if len(self._channels()) > CONNECTIONS:
+            if len(self._channels()) > self.max_connections:
                 self._close_idlest()
 
     def log_info(self, message: str, type: str = "info") -> None:
@@ -442,7 +445,9 @@ class _Receiver(asyncore.dispatcher):
         """Close the connection that has not finished a command or a mail for the longest time."""
         idle = [channel for channel in self._channels() if not channel.is_waiting()]
         if idle:
-            min(idle, key=lambda channel: channel.active).close_with_421("4.3.2 There are too many connections")
+            idlest = min(idle, key=lambda channel: channel.active)
+            idlest.close_with_421("4.3.2 There are too many connections")
+            idlest.close()  # now, and not when it has read that: the next client may be there already
 
     def _close_channels(self) -> None:
         self.del_channel()

@@ -35,7 +35,7 @@ def run(application):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_fault_is_told_as_a_transcript(run, fault):
+def test_planted_fault_is_shown_as_a_transcript(run, fault):
     right, wrong, promise = FAULTS[fault]
 
     ran = run(right, wrong)

@@ -31,7 +31,7 @@ def database(request, tmp_path):
     return request.getfixturevalue("postgresql").new_database()
 
 
-def test_other_applications_have_nothing_of_it(bake):
+def test_applications_with_other_storages_have_nothing_of_django(bake):
     for state_storage in ("sqlite", "shelve", "postgresql"):
         folder = bake(project=f"with-{state_storage}", state_storage=state_storage)
         assert not (folder / "webapp.py").exists()
@@ -54,7 +54,7 @@ def test_workers_that_start_at_once_create_the_table_once(application, tmp_path,
             assert ended.returncode == 0, ended.stderr
 
 
-def test_while_the_server_is_away_the_mail_is_kept_by_the_sending_server(application, sink, tmp_path):
+def test_mail_is_answered_451_while_the_database_is_down(application, sink, tmp_path):
     with Server(tmp_path) as server:
         app = application(state_storage="django", STATE_DATABASE=server.new_database(), SECRET_KEY=SECRET_KEY).start()
         assert app.send(ALICE, "news-subscribe")[0] == 250
@@ -68,7 +68,7 @@ def test_while_the_server_is_away_the_mail_is_kept_by_the_sending_server(applica
         assert app.terminate() == 0
 
 
-def test_a_server_that_hangs_is_given_up(application, tmp_path):
+def test_database_that_hangs_is_answered_451(application, tmp_path):
     with Server(tmp_path) as server:
         app = application(state_storage="django", STATE_DATABASE=server.new_database(), SECRET_KEY=SECRET_KEY).start()
         assert app.send(ALICE, "news-subscribe")[0] == 250
@@ -91,7 +91,7 @@ def test_a_server_that_hangs_is_given_up(application, tmp_path):
         ("postgresql://mail:mysecret@127.0.0.1:1/states", "refused"),
     ],
 )
-def test_a_database_that_cannot_be_is_refused_in_one_line_without_its_password(application, address, reason):
+def test_unusable_database_ends_the_start_with_one_line_without_its_password(application, address, reason):
     app = application(state_storage="django", STATE_DATABASE=address)
 
     started = app.run("salmon", "start", "--no-daemon")
@@ -103,7 +103,7 @@ def test_a_database_that_cannot_be_is_refused_in_one_line_without_its_password(a
     assert "mysecret" not in started.stdout + started.stderr
 
 
-def test_a_site_that_cannot_be_used_is_named(application):
+def test_unusable_django_site_is_named(application):
     app = application(state_storage="django", DJANGO_SETTINGS_MODULE="nowhere.settings")
 
     started = app.run("salmon", "start", "--no-daemon")

@@ -73,7 +73,7 @@ def test_tests_of_an_application_notice_a_fault_of_its_owner(app, tests, path, r
 # Whole files, unless one has slow tests.
 TRANSACTIONS = "storage/test_transactions.py::test_{}"
 CLEARED = "testing/test_plugin.py::test_everything_is_cleared_before_every_test_and_before_every_transcript"
-ANY_ORDER = "testing/test_any_order.py::test_fault_is_found_and_told_as_a_short_transcript[{}]"
+ANY_ORDER = "testing/test_any_order.py::test_fault_in_a_handler_is_found_and_shown_as_a_short_transcript[{}]"
 COUNTED_TOO_EARLY = """replies = self._limit_replies(message)
             self.reply_limit.count(message.From, replies)
 """

@@ -23,7 +23,7 @@ def append(path, text):
 
 
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_new_application_is_well(application, state_storage):
+def test_check_finds_nothing_wrong_in_a_new_application(application, state_storage):
     app = application(state_storage=state_storage)
 
     assert check(app) == {}
@@ -35,7 +35,7 @@ def test_new_application_is_well(application, state_storage):
 
 
 @pytest.mark.parametrize("protocol", ["lmtp", "smtp"])
-def test_running_server_is_well_and_a_stopped_one_does_not_take_mail(application, protocol):
+def test_check_reports_a_server_that_does_not_run(application, protocol):
     app = application(protocol, RECEIVER_PORT=free_port())
     app.start()
 
@@ -46,7 +46,7 @@ def test_running_server_is_well_and_a_stopped_one_does_not_take_mail(application
     assert "does not take mail" in check(app, "--running")["server"]
 
 
-def test_handler_that_cannot_be_imported_is_told(application):
+def test_handler_that_cannot_be_imported_is_reported(application):
     app = application()
     append(app.folder / "app" / "handlers" / "postmaster.py", "\nimport no_such_module\n")
 
@@ -55,7 +55,7 @@ def test_handler_that_cannot_be_imported_is_told(application):
     assert re.search(r"\(app/handlers/postmaster\.py:\d+\)$", told)
 
 
-def test_installed_config_that_salmon_start_imports_is_told_and_the_unit_of_systemd_starts_ours(application, tmp_path):
+def test_installed_config_is_reported_and_the_systemd_unit_starts_that_of_the_application(application, tmp_path):
     """No code of ours runs before Salmon imports `config.settings`, so its traceback is all that a start can show."""
     app = application()
     (tmp_path / "installed" / "config").mkdir(parents=True)
@@ -75,31 +75,31 @@ def test_installed_config_that_salmon_start_imports_is_told_and_the_unit_of_syst
     app.start()
 
 
-def test_invalid_setting_is_told(application):
+def test_invalid_setting_is_reported(application):
     app = application()
     app.settings["RELAY_PORT"] = "none"
 
     assert check(app) == {"settings": "RELAY_PORT 'none' is not a valid integer; for example RELAY_PORT=8825"}
 
 
-def test_storage_that_cannot_be_opened_is_told(application, tmp_path):
+def test_storage_that_cannot_be_opened_is_reported(application, tmp_path):
     app = application(STATE_DATABASE=str(tmp_path))
 
     assert check(app)["storage"].startswith(f"<SQLiteStorage {tmp_path}> fails: ")
 
 
-def test_relay_that_is_down_is_told(application, sink):
+def test_relay_that_is_down_is_reported(application, sink):
     app = application()
     sink.stop()
 
     assert check(app)["relay"].startswith(f"127.0.0.1:{sink.port} does not take mail: ")
 
 
-def test_login_that_the_relay_does_not_take_is_told(application):
+def test_login_that_the_relay_refuses_is_reported(application):
     assert "does not take mail" in check(application(RELAY_USERNAME="us", RELAY_PASSWORD="secret"))["relay"]
 
 
-def test_files_that_others_can_read_or_change_are_told(application, tmp_path):
+def test_files_that_other_users_can_read_or_change_are_reported(application, tmp_path):
     app = application(STATE_DATABASE=str(tmp_path / "open" / "states"))
     (tmp_path / "open").mkdir(mode=0o755)
     assert check(app) == {}
@@ -124,7 +124,7 @@ def test_files_that_others_can_read_or_change_are_told(application, tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_another_user_creates_no_files_that_the_server_cannot_use(application):
+def test_check_by_another_user_creates_no_files(application):
     app = application()
     os.chown(app.folder / "run", 12345, 12345)
 
@@ -144,7 +144,7 @@ def FAIL(message, host):
 """
 
 
-def test_handler_that_has_answered_a_mail_451_for_more_than_an_hour_is_named_until_it_is_mended(application):
+def test_handler_that_has_answered_a_mail_451_for_an_hour_is_reported_until_it_works(application):
     app = application(HANDLERS="app.handlers.subscription,app.handlers.fails")
     (app.folder / "app" / "handlers" / "fails.py").write_text(FAILS)
     app.start()

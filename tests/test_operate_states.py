@@ -54,7 +54,7 @@ ONE_PROCESS = ["shelve"]
 
 
 @pytest.mark.parametrize("state_storage", [storage for storage in STORAGES if storage not in ONE_PROCESS])
-def test_states_are_seen_and_mended_while_the_server_runs(application, sink, state_storage):
+def test_states_are_shown_and_changed_while_the_server_runs(application, sink, state_storage):
     app = application(state_storage=state_storage).start()
     app.settings["RECEIVER_PORT"] = str(app.port)  # which is taken, as in a real setting
     app.send(ALICE, "news-subscribe")
@@ -147,7 +147,7 @@ def test_states_list_is_empty_with_salmons_memory_storage(application):
 
 
 @pytest.mark.parametrize("state_storage", [storage for storage in STORAGES if storage not in ONE_PROCESS])
-def test_states_that_are_old_expire_while_the_server_runs(application, sink, state_storage):
+def test_old_states_expire_while_the_server_runs(application, sink, state_storage):
     app = application(state_storage=state_storage).start()
     app.send(ALICE, "news-subscribe")
     expire = ["expire", "--state", "CONFIRMING", "--to", "news", "--older-than"]
@@ -159,7 +159,7 @@ def test_states_that_are_old_expire_while_the_server_runs(application, sink, sta
     assert app.terminate() == 0
 
 
-def test_shelf_belongs_to_the_server_while_that_runs(application):
+def test_shelf_of_a_running_server_is_refused_in_one_line(application):
     app = application(state_storage="shelve").start()
 
     assert "another process has this shelf open" in one_line_refusal(states(app, "list"))
@@ -193,7 +193,7 @@ def run_measured(app, *arguments, input, output):
         return greatest_memory(command, cwd=app.folder, env=app.environment, stdin=stdin, stdout=stdout)
 
 
-def test_many_rows_take_little_memory_and_the_running_server_answers_meanwhile(application, tmp_path):
+def test_export_and_import_of_many_rows_take_little_memory_while_the_server_answers(application, tmp_path):
     app = application(state_storage="sqlite").start()
     lines_of(states(app, "set", ALICE, "SUBSCRIBED", "--to", "news"))
     many, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
@@ -225,7 +225,7 @@ def test_many_rows_take_little_memory_and_the_running_server_answers_meanwhile(a
     assert set(answers) == {250}
 
 
-def test_import_that_is_killed_leaves_nothing(application, tmp_path):
+def test_killed_import_changes_nothing(application, tmp_path):
     app = application(state_storage="sqlite")
     lines_of(states(app, "import", input=line(ALICE, "CONFIRMING")))
     rows = tmp_path / "rows.jsonl"
@@ -245,7 +245,7 @@ def test_import_that_is_killed_leaves_nothing(application, tmp_path):
     assert lines_of(states(app, "export")) == [line(ALICE, "CONFIRMING").strip()]
 
 
-def test_broken_line_is_refused_by_its_number(application):
+def test_invalid_line_is_refused_with_its_number(application):
     app = application(state_storage="sqlite")
 
     refusal = one_line_refusal(states(app, "import", input=line("a") + "this is no row\n"))
@@ -266,7 +266,7 @@ def test_row_that_the_storage_cannot_hold_is_named(application, state_storage):
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["export"]])
-def test_reader_that_leaves_is_no_error(application, arguments):
+def test_closed_pipe_is_no_error(application, arguments):
     app = application(state_storage="sqlite")
     lines_of(states(app, "import", input="".join(line(f"{n}@people.example") for n in range(20_000))))
 
@@ -319,7 +319,7 @@ def test_shelf_of_an_older_salmon_is_imported(application, tmp_path, kind):
 
 
 @pytest.mark.parametrize("command", ["list", "export"])
-def test_full_disk_is_one_line(application, command):
+def test_output_to_a_full_disk_is_an_error_of_one_line(application, command):
     app = application()
     row = {"key": "app.handlers.subscription:news", "sender": "alice@people.example", "state": "CONFIRMING"}
     assert app.run("python", "operate.py", "states", "import", input=json.dumps(row)).returncode == 0

@@ -48,7 +48,7 @@ def test_first_conversation_needs_nothing_and_keeps_nothing(application, state_s
     assert [path.name for path in (app.folder / "run").iterdir()] == [".gitkeep"]
 
 
-def test_exit_status_says_whether_a_transcript_in_a_pipe_holds(application, tmp_path):
+def test_exit_status_of_talk_tells_whether_a_transcript_holds(application, tmp_path):
     app = application()
 
     right = talk(app, input=SUBSCRIBE)
@@ -107,7 +107,7 @@ def test_conversation_is_typed_on_a_terminal_and_recorded(application, tmp_path)
     assert again.returncode == 0, again.stderr
 
 
-def test_mail_in_a_file_is_sent(application, tmp_path):
+def test_mail_in_a_file_is_delivered(application, tmp_path):
     app = application()
     file = tmp_path / "mail.eml"
     file.write_bytes(b"From: Bob <bob@people.example>\r\nTo: news-subscribe@example.com\r\n\r\nHi\r\n")
@@ -124,7 +124,7 @@ def test_mail_in_a_file_is_sent(application, tmp_path):
 
 
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_stored_states_change_only_when_told_to(application, state_storage):
+def test_talk_changes_stored_states_only_with_states_real(application, state_storage):
     app = application(state_storage=state_storage)
     leave = f"{ALICE} -> news-unsubscribe\n<- Subject: Goodbye from news\n[START]\n"
 
@@ -145,7 +145,7 @@ def test_stored_states_change_only_when_told_to(application, state_storage):
 
 
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_own_tables_change_only_when_told_to(application, state_storage):
+def test_talk_changes_own_tables_only_with_states_real(application, state_storage):
     app = application(state_storage=state_storage)
     app.run("python", "operate.py", "states", "set", ALICE, "SUBSCRIBED", "--to", "news", check=True)
     write = f"{ALICE} -> news\n    Subject: Lunch\n<-\n[SUBSCRIBED]\n\n"
@@ -165,7 +165,7 @@ def test_own_tables_change_only_when_told_to(application, state_storage):
         goes("real", archive)
 
 
-def test_mail_that_was_handled_before_is_handled_in_a_copy(application, tmp_path):
+def test_mail_that_was_handled_before_is_handled_again_in_a_copy(application, tmp_path):
     app = application()
     (tmp_path / "mail.eml").write_text(f"From: {ALICE}\nTo: news\nMessage-ID: <1@people.example>\n\nHello.\n")
     app.run("python", "operate.py", "states", "set", ALICE, "SUBSCRIBED", "--to", "news", check=True)
@@ -176,7 +176,7 @@ def test_mail_that_was_handled_before_is_handled_in_a_copy(application, tmp_path
     assert "# SUBSCRIBED, app/" in talk(app, *mail, "copy").stdout
 
 
-def test_reply_that_is_left_out_is_told(application):
+def test_reply_over_the_limit_is_noted(application):
     app = application(REPLIES_PER_HOUR="1")
 
     shown = talk(app, "--states", "copy", input=f"{ALICE} -> news-subscribe\n<-\n\n{ALICE} -> news\n[CONFIRMING]\n")
@@ -197,7 +197,7 @@ def test_text_from_a_mail_cannot_move_the_cursor(application):
     assert not {"\033", "\a"} & set(shown.stdout)
 
 
-def test_demo_whose_transcript_was_deleted_is_one_line(application):
+def test_demo_without_its_transcript_is_an_error_of_one_line(application):
     app = application()
     (app.folder / "tests" / "conversations" / "subscribe.txt").unlink()
 
@@ -216,7 +216,7 @@ def test_demo_whose_transcript_was_deleted_is_one_line(application):
         (["--eml", "README.md"], "--eml README.md names no recipient; give --to, for example --to news"),
     ],
 )
-def test_options_that_would_have_no_effect_are_refused(application, options, reason):
+def test_options_without_effect_are_refused(application, options, reason):
     app = application()
 
     refused = talk(app, *options)

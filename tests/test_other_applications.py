@@ -74,7 +74,7 @@ def other(request, application):
     return name, app, app.folder / "app" / "handlers" / handlers.name
 
 
-def test_all_generated_tests_and_the_check_pass(other):
+def test_tests_and_check_of_another_application_pass(other):
     name, app, _ = other
 
     tested = app.run("python", "-m", "pytest", "-q")
@@ -87,7 +87,7 @@ def test_all_generated_tests_and_the_check_pass(other):
     assert [line for line in drawn.stdout.splitlines() if " --> " in line and "[*]" not in line] == MOVES[name]
 
 
-def test_planted_fault_is_told_by_the_transcript(other):
+def test_planted_fault_fails_its_transcript(other):
     name, app, handlers = other
     right, wrong, expected, instead = FAULTS[name]
     assert right in handlers.read_text()

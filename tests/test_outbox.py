@@ -46,7 +46,7 @@ settings.room.send(mail, to=["alice@people.example", "bob@people.example"], send
 
 
 @pytest.mark.parametrize("state_storage", ["sqlite", "postgresql", "django"])
-def test_mail_of_a_script_is_sent_by_the_server_that_runs(application, sink, state_storage):
+def test_mail_of_a_script_is_sent_by_the_running_server(application, sink, state_storage):
     app = application(state_storage=state_storage).start()
     assert app.run("python", "-c", SCRIPT).returncode == 0
 
@@ -66,7 +66,7 @@ def test_mail_of_a_script_waits_until_a_server_starts(application, sink):
     sink.take()
 
 
-def test_relay_that_takes_its_time_holds_up_no_mail_and_no_stop(application, sink):
+def test_slow_relay_delays_no_mail_and_no_stop(application, sink):
     app = application().start()
     with sink.held():
         for number in range(5):

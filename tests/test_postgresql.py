@@ -214,7 +214,7 @@ def test_too_many_connections_are_answered_451(workers, postgresql):
     worker.wait_for_log("too many connections")
 
 
-def test_a_server_that_hangs_is_given_up(workers, server):
+def test_database_that_hangs_is_answered_451(workers, server):
     (worker,) = workers(1, STATE_DATABASE=server.new_database())
     assert send(worker, ALICE, "news-subscribe")[0] == 250
 
@@ -228,7 +228,7 @@ def test_a_server_that_hangs_is_given_up(workers, server):
     worker.wait_for_log("connection timeout expired")
 
 
-def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
+def test_wait_for_a_locked_table_ends(workers):
     (worker,) = workers(1)
     with psycopg.connect(worker.settings["STATE_DATABASE"]) as connection:
         connection.execute("LOCK TABLE states")
@@ -236,7 +236,7 @@ def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(workers):
     assert send(worker, ALICE, "news-subscribe")[0] == 250
 
 
-def test_while_a_worker_is_in_a_conversation_others_wait_for_that_sender_only(workers):
+def test_mail_waits_only_for_another_mail_of_the_same_sender(workers):
     stuck, other = workers(2)
     url = stuck.settings["STATE_DATABASE"]
     with psycopg.connect(url, autocommit=True) as looking:
@@ -285,7 +285,7 @@ def test_a_role_that_may_not_create_tables_uses_one_that_is_there(workers, postg
         ({"STATE_DATABASE": "postgresql://mail:secret\n@127.0.0.1/mail"}, "must be printable text"),
     ],
 )
-def test_what_cannot_be_used_is_refused_at_start_in_one_line(application, settings, reason):
+def test_unusable_database_ends_the_start_with_one_line(application, settings, reason):
     app = application(state_storage="postgresql", **settings)
 
     started = app.run("salmon", "start", "--no-daemon")

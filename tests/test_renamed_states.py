@@ -8,7 +8,7 @@ ALICE = "alice@people.example"
 
 
 @pytest.mark.parametrize("state_storage", STORAGES)
-def test_server_does_not_start_over_senders_who_would_be_stuck(application, sink, state_storage):
+def test_server_does_not_start_while_stored_states_have_no_handler(application, sink, state_storage):
     app = application(state_storage=state_storage).start()
     assert app.send(ALICE, "news-subscribe")[0] == 250
     (confirmation,) = sink.take()

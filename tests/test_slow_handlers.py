@@ -348,7 +348,7 @@ def test_mail_whose_sender_is_locked_elsewhere_waits_and_nobody_else_does(slow, 
 
 
 @pytest.mark.parametrize("state_storage", ["sqlite", "django", "shelve", "postgresql", "mariadb"])
-def test_slow_handler_that_holds_the_database_keeps_others_from_writing_and_not_from_talking(slow, state_storage):
+def test_slow_handler_that_locks_the_database_delays_writes_and_no_connections(slow, state_storage):
     """In a database server it holds a row. The receiver waits for no lock, and ordinary mail comes when it is free."""
     mails = slow(state_storage=state_storage)
     assert mails.send(BOB, "slow", "write at once").result(30) == 250
@@ -364,7 +364,7 @@ def test_slow_handler_that_holds_the_database_keeps_others_from_writing_and_not_
     assert {one.result(30) for one in (answer, *waiting)} == {250}
 
 
-def test_mail_that_waits_for_too_long_or_behind_too_many_is_answered_451(slow):
+def test_mail_that_waits_too_long_or_behind_too_many_is_answered_451(slow):
     constants = [("receiver", "QUEUE_SECONDS", 2), ("receiver", "IDLE_SECONDS", 2), ("pool", "MAX_SLOW", 3)]
     mails = slow(HANDLER_THREADS=1, constants=constants)
     running = mails.begin(ALICE, "one")
@@ -377,7 +377,7 @@ def test_mail_that_waits_for_too_long_or_behind_too_many_is_answered_451(slow):
     assert mails.send(BOB, "slow", "later").result(30) == 250
 
 
-def test_stop_waits_for_handlers_that_run_and_gives_back_the_mail_that_waits(slow, sink):
+def test_stop_waits_for_running_handlers_and_answers_waiting_mail_451(slow, sink):
     mails = slow(HANDLER_THREADS=1)
     running = mails.begin(ALICE, "one")
     with Raw(mails.app.port, "lmtp") as queued, Raw(mails.app.port, "lmtp") as idle:

@@ -74,7 +74,7 @@ def test_renamed_module_overwrites_no_state(module):
 @pytest.mark.parametrize(
     "renames", [{}, {"ASKED": "NOWHERE"}, {"ASKED": "WAITING", "WAITING": "ASKED"}, {"asked": "START"}]
 )
-def test_states_that_stay_without_handler_are_counted_and_nothing_changes(storage, renames):
+def test_states_without_a_handler_are_counted_and_change_nothing(storage, renames):
     before = list(storage)
 
     with pytest.raises(ValueError, match=rf"{MODULE}.ASKED \(2\); for example renamed_states = {{'ASKED': 'START'}}"):
@@ -98,7 +98,7 @@ def test_state_key_depends_on_the_address_where_the_handlers_say_so():
         state_key(MODULE, "alice@people.example")
 
 
-def test_route_without_a_value_for_a_name_is_refused(room):
+def test_route_without_a_value_for_its_name_ends_the_start(room):
     @route("(list_name)-help@(host)")
     def START(message, list_name, host):
         pass

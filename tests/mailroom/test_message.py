@@ -170,7 +170,7 @@ def test_envelope_of_a_mail_may_differ_from_its_headers(reading, sent):
 
 
 @pytest.mark.parametrize("trouble", [MemoryError, ImportError, OSError, RecursionError])
-def test_trouble_of_the_machine_is_not_the_fault_of_the_mail(reading, monkeypatch, trouble):
+def test_failure_of_the_machine_while_a_mail_is_read_is_answered_451(reading, monkeypatch, trouble):
     def fail(*arguments, **options):
         raise trouble
 

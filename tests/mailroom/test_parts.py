@@ -43,7 +43,7 @@ SIGNATURE = "--b\nContent-Type: application/pgp-signature; name=signature.asc\n\
         ("report", PLAIN + MAIL, "plain", ["attachment.eml"]),
     ],
 )
-def test_text_is_told_from_attachments(reading, kind, parts, text, files):  # noqa: F811
+def test_text_is_distinguished_from_attachments(reading, kind, parts, text, files):  # noqa: F811
     message = reading(f"Content-Type: multipart/{kind}; boundary=b\n\n{parts}--b--\n".encode())
 
     assert message.text == text

@@ -77,7 +77,7 @@ def test_mail_over_max_message_size_is_refused(client):
     assert (code, text[:5]) == (552, b"5.3.4")
 
 
-def test_leading_dots_arrive_as_they_were(client, sent):
+def test_leading_dots_arrive_unchanged(client, sent):
     client.sendmail(ALICE, [address("postmaster")], MAIL)
 
     assert sent[0].data.endswith(b"\r\n" + MAIL.encode())
@@ -105,7 +105,7 @@ def test_words_after_noop_are_ignored(client):
 
 
 @pytest.mark.parametrize("command", ["EHLO", "HELO"])
-def test_smtp_client_at_the_lmtp_port_is_told(client, command):
+def test_smtp_client_at_the_lmtp_port_gets_an_answer_that_says_so(client, command):
     if isinstance(client, smtplib.LMTP):
         code, text = client.docmd(command, "people.example")
         assert (code, text) == (500, b"5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")

@@ -111,7 +111,7 @@ def test_bad_address_sends_none_of_the_held_mails(room):
 
 @pytest.mark.parametrize("extension", ["PIPELINING", "HELP"])
 @pytest.mark.parametrize(("refusal", "code"), [("550 5.1.1 no", 550), ("450 4.2.1 later", 451)])
-def test_refusal_of_one_recipient_is_that_recipients_alone(extension, refusal, code):
+def test_refusal_of_one_recipient_affects_no_other(extension, refusal, code):
     envelope = Envelope("<>", (ALICE, "bob@people.example", "carol@people.example"), b"\r\nHello.\r\n")
     script = [("ehlo", f"250-script\r\n250 {extension}"), *ONE_MAIL[:2], ("RCPT", refusal), *ONE_MAIL[1:]]
     with Script(script) as server:

@@ -61,7 +61,7 @@ def test_two_replies_to_one_mail_have_two_message_ids(mail, sent):
     assert first != second
 
 
-def test_template_may_get_a_domain_of_its_own(mail, sent, write_template):
+def test_template_may_be_given_another_domain(mail, sent, write_template):
     write_template("Hello from {{ domain }}\n\nA text.\n")
     mail.reply("any.msg", sender="news@lists.example")
     mail.reply("any.msg", sender="news@lists.example", domain="other.example")
@@ -124,7 +124,7 @@ def write_html(room, write_template):
     return write_html
 
 
-def test_template_in_html_goes_along_with_the_text(mail, sent, write_html):
+def test_reply_includes_the_html_template_beside_the_text(mail, sent, write_html):
     write_html("<p>Hello, {{ name }}.</p>\n")
     mail.reply("any.msg", sender="news@lists.example", name="J\xf6rg & <Alice>")
 
@@ -149,7 +149,7 @@ def test_reply_takes_attachments(mail, sent, write_template):
     ]
 
 
-def test_attachments_of_a_mail_go_back_as_they_came(room, sent, write_template):
+def test_attachments_of_a_mail_are_sent_back_unchanged(room, sent, write_template):
     write_template("Hello\n\nA text.\n")
     data = b"Content-Type: image/png; name=a.png\nContent-Transfer-Encoding: base64\n\nAP8=\n"
     mail = read(room, ("127.0.0.1", 0), ALICE, "news@example.com", data)

@@ -116,7 +116,7 @@ def test_auto_submitted_no_gets_a_reply():
     assert len(receive(ALICE, "news-subscribe", Auto_Submitted="no")) == 1
 
 
-def test_address_gets_no_more_than_replies_per_hour(monkeypatch, room):
+def test_address_gets_at_most_replies_per_hour(monkeypatch, room):
     monkeypatch.setattr(room.reply_limit, "replies_per_hour", 2)
     receive(ALICE, "news-subscribe")
     receive(ALICE, "news-subscribe")
@@ -139,7 +139,7 @@ def test_domain_in_a_route_is_taken_literally(room):
     assert not room.is_routed("other@example-com")
 
 
-def test_attribute_error_of_a_handler_is_its_own(monkeypatch):
+def test_attribute_error_in_a_handler_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(trial_list, "answer", lambda *arguments: object().__name__)
 
     with pytest.raises(AttributeError, match="__name__"):

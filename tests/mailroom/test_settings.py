@@ -31,7 +31,7 @@ def port(env):
     return env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
 
 
-def test_env_line_is_read_and_environment_overrides_it(environment, tmp_path):
+def test_environment_overrides_a_line_of_the_env_file(environment, tmp_path):
     (tmp_path / ".env").write_text("RECEIVER_PORT=1\n")
     assert port(Env()) == 1
 
@@ -47,7 +47,7 @@ def test_env_file_of_a_parent_folder_is_not_read(environment, tmp_path):
     assert port(Env()) == 8823
 
 
-def test_env_file_that_is_no_text_ends_the_process_with_one_line(environment, tmp_path):
+def test_binary_env_file_ends_the_process_with_one_line(environment, tmp_path):
     (tmp_path / ".env").write_bytes(b"RECEIVER_PORT=\xff\n")
 
     with pytest.raises(SystemExit, match=r"^ERROR: \.env cannot be read: .*$"):
@@ -153,7 +153,7 @@ def test_rule_of_a_text_setting_accepts_good_and_refuses_bad_values(rule, good, 
         ("str", "", {"validate": TEXT}, "'' must be printable text"),
     ],
 )
-def test_default_is_held_to_the_same_rules(environment, kind, default, options, said):
+def test_invalid_default_ends_the_process_with_one_line(environment, kind, default, options, said):
     """Whoever edits `config/settings.py` changes defaults."""
     assert refusal(kind, default, **options).startswith(f"ERROR: VALUE {said}")
 
@@ -169,7 +169,7 @@ def test_setting_without_default_must_be_set(environment):
     assert refusal("str", ...) == "ERROR: VALUE '' must be set"
 
 
-def test_other_kinds_of_environs_work(environment):
+def test_all_methods_of_environs_work(environment):
     """Settings of the owner's own may be of any kind that `environs` knows."""
     environment.setenv("PERIOD", "60s")
     env = Env()
@@ -210,7 +210,7 @@ def test_handlers_that_are_no_module_end_the_process_with_one_line(room, name):
     assert end.value.code == f"ERROR: HANDLERS {[name]!r} cannot be used: there is no module {name}".rstrip()
 
 
-def test_setting_of_version_0_1_is_not_ignored(environment):
+def test_relay_starttls_of_version_0_1_is_refused(environment):
     environment.setenv("RELAY_STARTTLS", "yes")
 
     assert refusal("int", 8823) == "ERROR: RELAY_STARTTLS 'yes' is called RELAY_TLS now"

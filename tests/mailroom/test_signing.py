@@ -11,7 +11,7 @@ NOW = 1_800_000_000
 tokens = Tokens("only for tests")
 
 
-def test_key_is_created_once_for_its_owner_only(tmp_path):
+def test_key_is_created_once_and_only_its_owner_can_read_it(tmp_path):
     path = tmp_path / "run" / "secret_key"
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: signing_key(path), range(40)))
@@ -61,5 +61,5 @@ def test_changed_token_is_not_valid(position):
 
 
 @pytest.mark.parametrize("nonsense", ["", "0", "xyz", "f" * 26, "-1", "\ud800"])
-def test_text_that_is_no_token_is_not_valid(nonsense):
+def test_any_other_text_is_no_valid_token(nonsense):
     assert not tokens.is_valid(nonsense, "news", "a@b.example", NOW)

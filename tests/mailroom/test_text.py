@@ -62,7 +62,7 @@ def test_one_wrong_character_is_replaced_and_no_other(octets, charset, text):
 @pytest.mark.parametrize(
     "charset", ["punycode", "idna", "rot13", "zlib", "uu", "base64", "unicode_escape", "undefined"]
 )
-def test_charset_is_one_of_texts(charset):
+def test_only_charsets_of_texts_are_decoded(charset):
     assert decoded(b"\\x61" + b"a" * 1_000_000, charset) == "\\x61" + "a" * 1_000_000
 
 
@@ -173,7 +173,7 @@ def test_answers_above_and_below_a_quoted_mail_are_kept():
         "Od: 12.05.2025\nDo: 15.05.2025\n\nYes.",
     ],
 )
-def test_what_only_looks_like_a_quote_is_kept(text):
+def test_text_that_only_looks_like_a_quote_is_kept(text):
     assert unquoted(text) == text.strip()
 
 

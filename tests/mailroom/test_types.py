@@ -13,7 +13,7 @@ def test_package_is_typed_as_mypy_strict_asks():
     assert result.returncode == 0, result.stdout
 
 
-def test_types_reach_who_uses_the_package(tmp_path):
+def test_types_are_visible_outside_the_package(tmp_path):
     (tmp_path / "handler.py").write_text(
         "from mailroom import Message\n\n\n"
         "def START(message: Message) -> None:\n"

@@ -116,7 +116,7 @@ def listed(file):
     return sorted(path.name for path in file.parent.iterdir() if not path.name.startswith("states-"))
 
 
-def test_backup_is_one_file_for_its_owner_only(backup, storage):
+def test_backup_is_one_file_that_only_its_owner_can_read(backup, storage):
     file = backup()
 
     assert file.stat().st_mode & 0o777 == 0o600
@@ -127,7 +127,7 @@ def test_backup_is_one_file_for_its_owner_only(backup, storage):
     assert listed(file) == ["states", "states.backup"]
 
 
-def test_backup_knows_when_states_changed_and_which_mails_were_handled(backup, restore, storage):
+def test_backup_contains_the_time_of_each_change_and_the_notes_of_handled_mails(backup, restore, storage):
     with storage.transaction(BOB) as transaction:
         assert not transaction.handled(b"digest")
         storage.set(KEY, BOB, "CONFIRMING")
@@ -151,7 +151,7 @@ def test_backup_does_not_overwrite_a_file(run, storage, file):
     assert file.read_text() == "precious"
 
 
-def test_backup_does_not_wait_for_who_writes(backup, storage):
+def test_backup_does_not_wait_for_a_writer(backup, storage):
     other = SQLiteStorage(storage.path)
     with other.transaction() as transaction:
         transaction.connection.execute("INSERT INTO posts VALUES ('not committed')")
@@ -176,7 +176,7 @@ def test_backup_that_fails_leaves_nothing(run, storage, file, monkeypatch, step)
     assert listed(file) == ["states"]
 
 
-def test_backup_into_a_folder_that_is_not_there_is_one_line(run, storage, tmp_path):
+def test_backup_into_a_missing_folder_is_refused_in_one_line(run, storage, tmp_path):
     refused = run("backup", str(tmp_path / "nowhere" / "file"))
 
     assert refused.exit_code == 1
@@ -184,7 +184,7 @@ def test_backup_into_a_folder_that_is_not_there_is_one_line(run, storage, tmp_pa
     assert refused.output.count("\n") == 1
 
 
-def test_damaged_database_is_not_saved(run, storage, file):
+def test_backup_refuses_a_damaged_database(run, storage, file):
     damage(storage)
 
     refused = run("backup", str(file))
@@ -225,7 +225,7 @@ def test_restore_is_seen_by_the_next_mail_of_a_running_worker(backup, restore, s
     assert list(storage) == [(KEY, ALICE, "CONFIRMING")]
 
 
-def test_files_of_a_restored_database_are_watched_over_many_checkpoints(backup, restore, storage, worker):
+def test_restored_database_survives_many_checkpoints(backup, restore, storage, worker):
     backup()
     worker(f"{KEY} {BOB} CONFIRMING")
     restore()
@@ -275,7 +275,7 @@ def test_large_backup_is_restored_while_others_write_without_a_pause(backup, res
     assert posts(storage) == ["saved"]
 
 
-def test_restore_waits_for_who_writes(backup, restore, storage):
+def test_restore_waits_for_a_writer(backup, restore, storage):
     backup()
     change(storage)
     storage.close()
@@ -306,7 +306,7 @@ def test_backup_copied_over_the_file_of_a_running_worker_is_noticed_and_restored
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
-def test_file_that_was_deleted_under_a_running_worker_is_restored_when_that_has_stopped(
+def test_file_deleted_under_a_running_worker_is_restored_after_the_worker_has_stopped(
     backup, restore, storage, worker, suffix
 ):
     backup()
@@ -336,9 +336,7 @@ def test_restore_replaces_a_wal_of_another_database(backup, restore, storage, wo
     assert_restored(storage)
 
 
-def test_restore_that_was_killed_in_the_middle_is_not_mixed_with_the_old_wal(
-    backup, restore, storage, worker, monkeypatch
-):
+def test_killed_restore_is_not_mixed_with_the_old_wal(backup, restore, storage, worker, monkeypatch):
     backup()
     worker(f"{KEY} {BOB} SUBSCRIBED")
     storage.close()
@@ -359,7 +357,7 @@ def test_restore_that_was_killed_in_the_middle_is_not_mixed_with_the_old_wal(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can write what another user owns")
-def test_restored_database_still_belongs_to_the_user_of_the_server(backup, restore, storage):
+def test_restored_database_belongs_to_the_user_of_the_server(backup, restore, storage):
     backup()
     storage.close()
     os.chown(storage.path, 12345, 12345)
@@ -422,7 +420,7 @@ def test_restore_asks_first(run, backup, storage):
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-def test_backup_of_version_0_1_gets_what_it_lacks(restore, storage, worker, file, is_running):
+def test_backup_of_version_0_1_is_migrated(restore, storage, worker, file, is_running):
     with closing(sqlite3.connect(file)) as old:
         old.execute("PRAGMA journal_mode = WAL")
         old.execute(FIRST_VERSION)
@@ -449,7 +447,7 @@ def test_restore_on_a_new_machine(backup, run, room, tmp_path):
     new.close()
 
 
-def test_restore_that_fails_leaves_all_as_it_was(backup, restore, storage, monkeypatch):
+def test_failed_restore_changes_nothing(backup, restore, storage, monkeypatch):
     backup()
     change(storage)
     storage.close()
@@ -466,7 +464,7 @@ def test_restore_that_fails_leaves_all_as_it_was(backup, restore, storage, monke
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_backup_of_another_storage_names_the_tools_of_its_database(run, home, command):
+def test_backup_of_another_storage_is_refused_with_the_tools_of_its_database(run, home, command):
     (home / "file").touch()
 
     refused = run(command, str(home / "file"))

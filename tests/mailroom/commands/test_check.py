@@ -29,7 +29,7 @@ def check(run, room):
     return check
 
 
-def test_start_that_another_hides_is_told_for_each_address_that_the_routes_write_out(check, home, room):
+def test_start_hidden_by_another_module_is_reported_for_each_address_in_the_routes(check, home, room):
     handler = "from salmon.routing import route\n\n@route({})\ndef START(message, **captures):\n    return START\n"
     (home / "second.py").write_text(handler.format('"(list_name)@(host)", list_name="dev|news"'))
     (home / "third.py").write_text(handler.format('".+@(host)"'))
@@ -44,7 +44,7 @@ def test_start_that_another_hides_is_told_for_each_address_that_the_routes_write
     assert len(found) == 3
 
 
-def test_start_that_another_hides_on_the_same_route_is_told(check, home, room):
+def test_start_hidden_by_another_module_on_the_same_route_is_reported(check, home, room):
     (home / "second.py").write_text(
         f"from salmon.routing import route_like\nfrom {MODULE} import START as FIRST\n\n"
         "@route_like(FIRST)\ndef START(message, **captures):\n    return START\n"
@@ -58,13 +58,13 @@ def test_start_that_another_hides_on_the_same_route_is_told(check, home, room):
     assert found[0].startswith("second.START never runs for ^(?P<list_name>news)")
 
 
-def test_host_that_is_slow_to_know_its_name_is_told(check, monkeypatch):
+def test_slow_lookup_of_the_host_name_is_reported(check, monkeypatch):
     monkeypatch.setattr(socket, "getfqdn", lambda name="": time.sleep(1.5) or "slow.example")
 
     assert "looking up slow.example took" in check()["host name"]
 
 
-def test_version_that_the_package_is_not_made_for_is_told(check, monkeypatch):
+def test_unsupported_version_of_salmon_is_reported(check, monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "3.4.0")
 
     assert check()["versions"].startswith("salmon-mail is 3.4.0; install salmon-mail>=3.3.0,<3.4")
@@ -76,7 +76,7 @@ def test_check_accepts_a_future_python(check, monkeypatch):
     assert "versions" not in check()
 
 
-def test_application_that_cannot_boot_is_told_and_checked_no_further(check, home):
+def test_application_that_cannot_boot_is_reported_and_checked_no_further(check, home):
     (home / "config" / "boot.py").write_text("import no_such_module\n")
 
     assert check() == {
@@ -84,14 +84,14 @@ def test_application_that_cannot_boot_is_told_and_checked_no_further(check, home
     }
 
 
-def test_state_that_no_handler_has_is_told(check):
+def test_stored_state_without_a_handler_is_reported(check):
     Router.STATE_STORE = WalkableStorage()
     Router.STATE_STORE.set(f"{MODULE}:news", "alice@people.example", "GONE")
 
     assert check()["stored states"].startswith(f"stored states have no handler: {MODULE}.GONE (1)")
 
 
-def test_damaged_database_is_told(check, tmp_path):
+def test_damaged_database_is_reported(check, tmp_path):
     storage = Router.STATE_STORE = SQLiteStorage(tmp_path / "states")
     storage.set_all([(f"{MODULE}:news", f"{number}@people.example", "SUBSCRIBED") for number in range(1000)])
     assert "stored states" not in check()
@@ -105,7 +105,7 @@ def test_damaged_database_is_told(check, tmp_path):
     storage.close()
 
 
-def test_check_takes_back_the_state_that_it_writes(check, tmp_path):
+def test_check_deletes_the_state_that_it_writes(check, tmp_path):
     storage = Router.STATE_STORE = SQLiteStorage(tmp_path / "states")
 
     assert "storage" not in check()

@@ -76,7 +76,7 @@ def test_handlers_that_no_mail_reaches_are_named(diagram):
     ]
 
 
-def test_conversation_that_does_not_go_as_written_is_refused(diagram):
+def test_transcript_that_does_not_hold_is_refused(diagram):
     drawn = diagram(joins=JOIN.replace("[CONFIRMING]", "[SUBSCRIBED]"))
 
     assert drawn.exit_code == 1
@@ -105,7 +105,7 @@ def test_address_that_leads_to_several_states_labels_them_all(diagram, home, roo
     assert drawn.stderr == ""
 
 
-def test_states_of_one_name_in_two_modules_are_told_apart(diagram, home, room):
+def test_states_with_the_same_name_in_two_modules_are_distinguished(diagram, home, room):
     (home / "desk.py").write_text(DESK.replace(".+(?<!;)@", "count@"))
     room.load(["desk"])
 

@@ -49,13 +49,13 @@ def test_list_shows_age_recipient_tries_and_answer(run, waiting):
     assert lines[3] == "3 in all"
 
 
-def test_list_for_a_machine_is_an_object_a_line(run, waiting):
+def test_list_as_json_is_one_object_a_line(run, waiting):
     rows = [json.loads(line) for line in run("outbox", "--json").stdout.splitlines()]
 
     assert [(row["recipient"], row["refused"]) for row in rows] == [(BOB, False), (ALICE, False), (CAROL, True)]
 
 
-def test_retry_makes_a_refused_mail_due_again_and_leaves_what_a_worker_may_be_sending(run, waiting):
+def test_retry_makes_refused_mail_due_and_leaves_mail_that_a_worker_is_sending(run, waiting):
     with waiting.transaction() as here:
         here.connection.execute("UPDATE outbox SET due = ? WHERE recipient = ?", (time.time() + 3600, BOB))
     printed = run("outbox", "retry", "--to", "*@PEOPLE.example").stdout
@@ -79,14 +79,14 @@ def test_drop_deletes_one_mail_by_its_id(run, waiting):
         (["retry", "7"], "no such mail is waiting: 7; `operate.py outbox` lists them"),
     ],
 )
-def test_command_that_names_no_mail_changes_nothing(run, waiting, arguments, error):
+def test_command_that_matches_no_mail_changes_nothing(run, waiting, arguments, error):
     result = run("outbox", *arguments)
 
     assert result.exit_code and error in result.output
     assert len(recipients(waiting)) == 3
 
 
-def test_outbox_in_memory_is_told(run, room):
+def test_outbox_in_memory_cannot_be_listed(run, room):
     Router.STATE_STORE = MemoryStorage()
     result = run("outbox")
 
@@ -105,7 +105,7 @@ def test_forget_drops_the_mail_to_a_sender_by_batv_too_and_not_to_a_subaddress(r
     assert all(f"  {recipient}\n" in printed for recipient in [BOB, *tagged])
 
 
-def test_check_tells_of_mail_that_was_refused_or_waits_for_long(run, room, waiting):
+def test_check_reports_mail_that_was_refused_or_has_waited_for_long(run, room, waiting):
     room.relay = Outbox()
 
     def told():

@@ -26,7 +26,7 @@ def shelf(tmp_path):
     return shelf
 
 
-def test_a_shelf_of_salmon_3(tmp_path):
+def test_shelf_of_salmon_3_is_read(tmp_path):
     storage = ShelveStorage(str(tmp_path / "states"))
     storage.set("app.handlers.admin", "alice@people.example", "SUBSCRIBED")
     storage.set("app.handlers.admin", None, "CONFIRMING")
@@ -37,7 +37,7 @@ def test_a_shelf_of_salmon_3(tmp_path):
     ]
 
 
-def test_a_shelf_of_lamson_and_python_2(shelf):
+def test_shelf_of_lamson_and_python_2_is_read(shelf):
     path = shelf(
         {
             OLD_KEY: b"S'SUBSCRIBED'\np0\n.",
@@ -61,7 +61,7 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-def test_a_pickle_is_not_executed(shelf, tmp_path):
+def test_pickle_in_a_shelf_is_not_executed(shelf, tmp_path):
     path = shelf({OLD_KEY: pickle.dumps(Trap(str(tmp_path / "executed")))})
 
     with pytest.raises(ValueError, match="holds no state"):
@@ -70,13 +70,13 @@ def test_a_pickle_is_not_executed(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("value", [b"", b"S'SUB", pickle.dumps(1), pickle.dumps(["SUBSCRIBED"]), b"\x80\x05r\xff\xff"])
-def test_shelf_value_that_is_no_state_is_refused(shelf, value):
+def test_value_in_a_shelf_that_is_no_state_is_refused(shelf, value):
     with pytest.raises(ValueError, match="holds no state"):
         list(shelves.rows(shelf({OLD_KEY: value})))
 
 
 @pytest.mark.parametrize("cell", ["alice", "[1, 2]", "['a']", "__import__('os')", "(" * 500])
-def test_shelf_key_that_is_not_of_salmon_is_refused(shelf, cell):
+def test_key_in_a_shelf_that_salmon_did_not_write_is_refused(shelf, cell):
     with pytest.raises(ValueError, match="no key of Salmon"):
         list(shelves.rows(shelf({cell: pickle.dumps("SUBSCRIBED")})))
 

@@ -80,12 +80,12 @@ def senders(listed):
         (["--to", "News-Subscribe@example.com", "--state", "SUBSCRIBED"], [ALICE]),
     ],
 )
-def test_list_has_the_rows_that_are_asked_for(states, options, expected):
+def test_list_shows_only_the_selected_rows(states, options, expected):
     assert senders(states("list", "--json", *options)) == expected
     assert [line.split()[-1] for line in states("list", *options).splitlines()] == expected
 
 
-def test_list_for_an_address_leaves_out_states_for_other_addresses(states, storage):
+def test_list_to_an_address_leaves_out_states_at_other_addresses(states, storage):
     storage.set(f"{MODULE}:other", BOB, "SUBSCRIBED")
 
     assert senders(states("list", "--json", "--to", "news", "--sender", BOB)) == [BOB]
@@ -94,7 +94,7 @@ def test_list_for_an_address_leaves_out_states_for_other_addresses(states, stora
 
 @pytest.mark.parametrize("command", [["list"], ["reset", ALICE], ["set", ALICE, "START"]])
 @pytest.mark.parametrize("to", ["nwes", "postmaster", "news@elsewhere.example", "@"])
-def test_address_that_no_handler_keeps_a_state_for_is_refused(states, storage, command, to):
+def test_address_without_a_stateful_handler_is_refused(states, storage, command, to):
     before = list(storage)
 
     refusal = states(*command, "--to", to, exit_code=1)
@@ -103,7 +103,7 @@ def test_address_that_no_handler_keeps_a_state_for_is_refused(states, storage, c
     assert list(storage) == before
 
 
-def test_state_that_no_sender_is_in_is_named_with_those_that_there_are(run, states):
+def test_state_without_senders_is_refused_with_the_states_that_exist(run, states):
     result = run("states", "list", "--state", "NOPE")
 
     assert result.exit_code == 1
@@ -111,7 +111,7 @@ def test_state_that_no_sender_is_in_is_named_with_those_that_there_are(run, stat
     assert result.stderr == "Error: no sender is in the state NOPE; states that there are: CONFIRMING, SUBSCRIBED\n"
 
 
-def test_state_that_no_sender_is_in_is_named_where_nobody_is_in_any(states, storage):
+def test_state_is_refused_when_no_states_exist(states, storage):
     storage.clear()
 
     assert states("list") == ""
@@ -150,7 +150,7 @@ def test_set_and_reset_change_the_stored_state(states, storage):
     assert list(storage) == [(KEY, BOB, "CONFIRMING")]
 
 
-def test_reset_for_an_address_leaves_states_for_other_addresses(states, storage):
+def test_reset_to_an_address_leaves_states_at_other_addresses(states, storage):
     storage.set(f"{MODULE}:other", ALICE, "SUBSCRIBED")
 
     assert states("reset", ALICE, "--to", "news") == f"SUBSCRIBED -> START  {KEY}  {ALICE}\n"
@@ -167,7 +167,9 @@ def test_reset_for_an_address_leaves_states_for_other_addresses(states, storage)
         ("START", f"{ALICE} is in START already\n"),
     ],
 )
-def test_table_is_read_before_the_sender_is_locked(states, storage, monkeypatch, command, meanwhile, printed):
+def test_reset_and_forget_read_the_table_before_they_lock_the_sender(
+    states, storage, monkeypatch, command, meanwhile, printed
+):
     """A large table takes seconds to read, and mail of the sender would wait for it."""
     locked, read = [], JoinedStorage.rows
 
@@ -183,14 +185,14 @@ def test_table_is_read_before_the_sender_is_locked(states, storage, monkeypatch,
     assert storage.get(KEY, ALICE) == "START"
 
 
-def test_forget_is_for_all_addresses(states, storage):
+def test_forget_deletes_states_at_all_addresses(states, storage):
     storage.set(f"{MODULE}:other", BOB, "SUBSCRIBED")
 
     assert states("forget", BOB).count("-> START") == 2
     assert list(storage) == [(KEY, ALICE, "SUBSCRIBED")]
 
 
-def test_forget_finds_a_sender_who_was_written_in_capitals(states, storage):
+def test_forget_finds_a_sender_stored_in_capitals(states, storage):
     storage.set(KEY, "Carol@X.example", "SUBSCRIBED")
 
     assert "SUBSCRIBED -> START" in states("forget", "carol@x.example")
@@ -236,7 +238,7 @@ def test_any_state_key_generator_is_asked_for_the_key(tickets, states, storage):
     assert storage.get("ticket 18", ALICE) == "OPEN"
 
 
-def test_address_is_asked_for_where_the_key_needs_it_with_an_example_if_a_route_has_one(tickets, states):
+def test_missing_address_is_refused_with_an_example_if_a_route_has_one(tickets, states):
     assert states("set", ALICE, "OPEN", exit_code=1) == "Error: --to must be an address that tickets handles\n"
     assert states("set", ALICE, "START", exit_code=1) == (
         f"Error: --to must be an address that {MODULE} or tickets or desk handles; for example --to news\n"
@@ -251,7 +253,7 @@ def test_import_refuses_a_file_and_a_shelf_together(states, tmp_path):
     assert "FILE and --shelve do not go together" in states("import", str(file), "--shelve", "any", exit_code=2)
 
 
-def test_what_was_exported_is_imported(states, storage):
+def test_exported_rows_are_imported_unchanged(states, storage):
     storage.set(None, None, "SUBSCRIBED")
     storage.set("a\0b", "\ud800\r\n", "CONFIRMING")
     before = sorted(storage, key=repr)
@@ -263,7 +265,7 @@ def test_what_was_exported_is_imported(states, storage):
     assert sorted(storage, key=repr) == before
 
 
-def test_import_overwrites_only_when_told_to(states, storage):
+def test_import_overwrites_only_with_replace(states, storage):
     row = json.dumps({"key": KEY, "sender": BOB, "state": "SUBSCRIBED"})
 
     assert f"CONFIRMING -> SUBSCRIBED  {KEY}  {BOB}" in states("import", input=row, exit_code=1)
@@ -296,7 +298,7 @@ def test_import_is_all_or_nothing(states, storage, line):
     assert list(storage) == before
 
 
-def test_import_tells_of_states_without_a_handler(states):
+def test_import_names_states_without_a_handler(states):
     row = json.dumps({"key": KEY, "sender": NEW, "state": "GONE"})
 
     assert f"No handler has the state GONE of {KEY}: 1 rows" in states("import", input=row)
@@ -346,7 +348,7 @@ def test_list_shows_when_a_state_changed(states, dated):
     assert abs((now - datetime.fromisoformat(changed)).total_seconds()) < 60
 
 
-def test_list_without_a_date_where_the_storage_does_not_know_it(states):
+def test_list_has_no_date_when_the_storage_does_not_know_it(states):
     assert states("list", "--sender", ALICE).split() == ["SUBSCRIBED", KEY, ALICE]
     assert json.loads(states("list", "--sender", ALICE, "--json"))["changed"] is None
 
@@ -367,7 +369,7 @@ def test_exported_row_has_three_fields_and_no_date(states, dated):
         (["--older-than", "0m"], [ALICE, BOB, CAROL]),
     ],
 )
-def test_list_older_than_shows_states_of_that_age(states, dated, options, expected):
+def test_list_older_than_shows_only_old_states(states, dated, options, expected):
     assert senders(states("list", "--json", *options)) == expected
 
 
@@ -379,7 +381,7 @@ def test_age_needs_a_number_and_a_unit(states, age):
 
 
 @pytest.mark.parametrize("command", [["list", "--older-than", "30d"], NIGHTLY])
-def test_storage_that_does_not_know_when_states_changed_says_so(states, storage, command):
+def test_age_is_refused_when_the_storage_does_not_know_it(states, storage, command):
     before = list(storage)
 
     refusal = states(*command, exit_code=1)
@@ -395,7 +397,7 @@ def test_expire_puts_old_states_back_to_the_start(states, dated):
     assert states(*NIGHTLY) == "0 expired\n"
 
 
-def test_expire_for_an_address_leaves_states_for_other_addresses(states, dated):
+def test_expire_to_an_address_leaves_states_at_other_addresses(states, dated):
     dated.set(f"{MODULE}:other", BOB, "CONFIRMING")
     age(dated, BOB, 31 * DAY)
 
@@ -403,19 +405,19 @@ def test_expire_for_an_address_leaves_states_for_other_addresses(states, dated):
     assert dated.get(f"{MODULE}:other", BOB) == "CONFIRMING"
 
 
-def test_expire_finds_a_state_that_nobody_is_in_without_an_error(states, dated):
+def test_expire_of_a_state_without_senders_is_no_error(states, dated):
     dated.clear()
 
     assert states(*NIGHTLY) == "0 expired\n"
 
 
-def test_expire_refuses_a_state_that_there_is_not(states, dated):
+def test_expire_refuses_an_unknown_state(states, dated):
     refusal = states("expire", "--state", "CONFIRMIN", "--older-than", "30d", exit_code=1)
 
     assert refusal == "Error: no sender is in the state CONFIRMIN; states that there are: CONFIRMING, SUBSCRIBED\n"
 
 
-def test_expire_of_a_state_whose_handler_has_gone(states, dated):
+def test_expire_takes_a_state_whose_handler_was_deleted(states, dated):
     dated.set(KEY, BOB, "GONE")
     age(dated, BOB, 31 * DAY)
 

@@ -27,7 +27,7 @@ def talk(run, home):
 
 
 @pytest.mark.parametrize("mail", [CRLF, CRLF.replace("\r\n", "\n")], ids=["CRLF", "LF"])
-def test_mail_in_a_file_comes_octet_by_octet_as_over_the_wire(talk, room, monkeypatch, mail):
+def test_mail_in_a_file_is_delivered_with_the_same_octets_as_over_lmtp(talk, room, monkeypatch, mail):
     came = []
     monkeypatch.setattr(room, "deliver", lambda *mail, waits=True: came.append(mail))
 
@@ -48,7 +48,7 @@ def test_mail_in_a_file_comes_octet_by_octet_as_over_the_wire(talk, room, monkey
 
 
 @pytest.mark.parametrize("sender", ['From: "', "From: a@", "From: a", "From: \ufffd@b.example", "Subject: no sender"])
-def test_mail_without_a_sender_that_can_be_used_is_one_line(talk, sender):
+def test_mail_without_a_valid_sender_is_refused_in_one_line(talk, sender):
     shown = talk(f"{sender}\nTo: news@example.com\n\nHello.\n")
 
     assert shown.exit_code == 2
@@ -57,7 +57,7 @@ def test_mail_without_a_sender_that_can_be_used_is_one_line(talk, sender):
 
 
 @pytest.mark.parametrize("recipient", ["To: (c):", "To: undisclosed-recipients:;", "Subject: no recipient"])
-def test_mail_without_a_recipient_that_can_be_used_is_one_line(talk, recipient):
+def test_mail_without_a_recipient_is_refused_in_one_line(talk, recipient):
     shown = talk(f"From: {ALICE}\n{recipient}\n\nHello.\n")
 
     assert shown.exit_code == 2
@@ -65,7 +65,7 @@ def test_mail_without_a_recipient_that_can_be_used_is_one_line(talk, recipient):
 
 
 @pytest.mark.parametrize("mail", ["Return-Path: <>\nFrom: alice@people.example\n", "From: <>\n"])
-def test_null_sender_is_one_that_can_be_used(talk, mail):
+def test_null_sender_in_a_file_is_accepted(talk, mail):
     shown = talk(f"{mail}To: news@example.com\n\nHello.\n")
 
     assert shown.exit_code == 0, shown.output
@@ -73,7 +73,7 @@ def test_null_sender_is_one_that_can_be_used(talk, mail):
     assert "# automated mail" in shown.output
 
 
-def test_from_and_to_override_headers_that_cannot_be_used(talk):
+def test_from_and_to_override_invalid_headers(talk):
     shown = talk('From: "\nTo: (c):\n\nHello.\n', "--from", ALICE, "--to", "news")
 
     assert shown.exit_code == 0, shown.output
@@ -81,7 +81,7 @@ def test_from_and_to_override_headers_that_cannot_be_used(talk):
 
 
 @pytest.mark.parametrize("reply_to", ["a@", '"', "(c):"])
-def test_reply_to_that_cannot_be_read_is_shown_as_it_came(talk, reply_to):
+def test_invalid_reply_to_is_shown_as_it_came(talk, reply_to):
     shown = talk(f"From: {ALICE}\nTo: postmaster@example.com\nReply-To: {reply_to}\n\nHello.\n")
 
     assert shown.exit_code == 0, shown.output

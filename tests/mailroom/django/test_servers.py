@@ -234,7 +234,7 @@ def test_a_connection_that_breaks_in_a_transaction_changes_nothing(storage, mome
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_a_table_that_somebody_locked_is_not_waited_for_for_ever(storage):
+def test_wait_for_a_locked_table_ends(storage):
     def lock_the_table():
         with storage.transaction(BOB), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE mail_states_state IN ACCESS EXCLUSIVE MODE")

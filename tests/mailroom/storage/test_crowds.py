@@ -7,7 +7,7 @@ from mailroom.storage.sqlite import SQLiteStorage
 from tests.mailroom.storage.programs import KEY
 
 
-def test_nothing_is_lost_between_threads_and_processes(run_all, open_storage):
+def test_threads_and_processes_lose_no_state(run_all, open_storage):
     """A storage that waited longer than its timeout would answer 451, and the program would fail."""
     programs = [("hammer", f"shared-{n}", 8, 6) for n in range(3)]
     run_all(*programs, ("hammer_apart", "apart", 8, 6))
@@ -40,7 +40,7 @@ def test_a_fresh_file_is_opened_by_many_threads_at_once(tmp_path):
             storage.close()
 
 
-def test_a_new_sender_is_new_to_one_worker_only(run_all):
+def test_new_sender_is_new_to_only_one_worker(run_all):
     printed = run_all(*[("subscribe", 2, 30)] * 4, at_once=True)
 
     met = Counter(" ".join(printed).split())

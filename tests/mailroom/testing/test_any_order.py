@@ -104,13 +104,13 @@ def play(room, tmp_path, monkeypatch):
     return play
 
 
-def test_handlers_that_keep_the_promises(play):
+def test_handlers_without_a_fault_pass(play):
     assert play(TRIAL_LIST) is None
     assert play(TRIAL_LIST.replace(SUBSCRIBED, VISIT + SUBSCRIBED)) is None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_found_and_told_as_a_short_transcript(play, fault):
+def test_fault_in_a_handler_is_found_and_shown_as_a_short_transcript(play, fault):
     right, wrong, promise = FAULTS[fault]
     assert right in TRIAL_LIST
     handlers = TRIAL_LIST.replace("import route,", "import Router, route,").replace(right, wrong)
@@ -166,7 +166,7 @@ alice@people.example -> news
 """
 
 
-def test_state_without_a_way_out_is_named_and_how_to_declare_it(play):
+def test_state_without_a_way_out_is_named_with_the_line_that_declares_it(play):
     failure = play(STAYS, conversations=2)
 
     assert ".SUBSCRIBED back to START" in failure
@@ -174,11 +174,11 @@ def test_state_without_a_way_out_is_named_and_how_to_declare_it(play):
     assert failure.endswith("play_in_any_order(end_states=['CONFIRMING', 'SUBSCRIBED'])")
 
 
-def test_conversation_may_end_in_a_state_that_is_declared(play):
+def test_declared_end_state_needs_no_way_out(play):
     assert play(STAYS, end_states=["SUBSCRIBED"], conversations=2) is None
 
 
-def test_transcript_shows_a_way_out_that_cannot_be_guessed(play, tmp_path):
+def test_transcript_can_show_the_way_out_of_a_state(play, tmp_path):
     assert ".SUBSCRIBED back to START" in play(MAGIC, conversations=2)
 
     (tmp_path / "tests" / "conversations").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_transcript_shows_a_way_out_that_cannot_be_guessed(play, tmp_path):
     assert play(MAGIC, conversations=2) is None
 
 
-def test_state_that_is_hardly_reached_is_not_judged(play):
+def test_state_that_few_mails_reach_is_not_judged(play):
     rare = TRIAL_LIST.replace(ASK, f"    if message['Subject'] == 'hidden':\n        return HIDDEN\n{ASK}") + (
         '\n\n@route("hidden@(host)")\ndef HIDDEN(message, host):\n    return HIDDEN\n'
     )

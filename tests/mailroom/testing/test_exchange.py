@@ -74,7 +74,7 @@ def test_handler_that_fails_changes_nothing_and_is_named(room, monkeypatch):
     assert (result.after, result.moves, result.sent) == ("START", [], [])
 
 
-def test_exchange_with_a_failing_storage_has_the_refusal(monkeypatch):
+def test_exchange_with_a_failing_storage_has_its_refusal(monkeypatch):
     def fail(*arguments):
         raise SMTPError(451, "4.3.0 The state storage is not available")
 

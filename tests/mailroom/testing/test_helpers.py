@@ -49,7 +49,7 @@ def test_receive_raises_what_a_handler_raises(room, monkeypatch):
 
 
 @pytest.mark.parametrize("to", ["news", "news@example.com", "news-subscribe"])
-def test_state_is_that_at_an_address(to):
+def test_put_in_state_and_assert_in_state_take_any_address_of_the_list(to):
     put_in_state(CONFIRMING, "Alice@People.Example", to)
 
     assert Router.STATE_STORE.get(f"{MODULE}:news", ALICE) == "CONFIRMING"

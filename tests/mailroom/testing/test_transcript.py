@@ -31,7 +31,7 @@ def play(text):
         "eve@people.example -> news@elsewhere.example\n550\n",
     ],
 )
-def test_transcript_that_says_what_happens_holds(text):
+def test_transcript_with_the_actual_result_holds(text):
     assert play(text)
 
 
@@ -86,7 +86,7 @@ def test_transcript_without_a_mail_is_refused():
         play("# Nothing yet.\n")
 
 
-def test_line_at_which_a_handler_fails_is_named(room, monkeypatch):
+def test_exception_of_a_handler_is_noted_with_its_line(room, monkeypatch):
     monkeypatch.setattr(room.relay, "deliver", None)
 
     (result,) = play(SUBSCRIBE + "451\n[START]\n")
@@ -94,7 +94,7 @@ def test_line_at_which_a_handler_fails_is_named(room, monkeypatch):
     assert result.note.startswith("TypeError: 'NoneType' object is not callable (tests/mailroom/trial_list.py:")
 
 
-def test_recorded_conversation_holds_when_it_is_played(room):
+def test_recorded_conversation_holds_when_it_is_played_again(room):
     file = io.StringIO()
     recorder = Recorder(file)
     recipient = "news-subscribe"

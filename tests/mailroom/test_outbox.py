@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from salmon.routing import MemoryStorage, Router
 
-from mailroom import LMTPReceiver, SMTPReceiver, outbox, sending
+from mailroom import LMTPReceiver, SMTPReceiver, envelope, outbox, sending
 from mailroom.relay import Answer, Relay
 from mailroom.sending import Sending
 from mailroom.storage import StorageError
@@ -385,8 +385,8 @@ def test_script_with_an_outbox_in_memory_sends_at_once(room, sink):
     assert [reply["Subject"] for reply in sink.replies] == ["hello"]
 
 
-def test_relay_that_answers_late_to_a_content_gets_it_once(room, sink):
-    room.relay.timeout = 0.2
+def test_relay_that_answers_late_to_a_content_gets_it_once(room, sink, monkeypatch):
+    monkeypatch.setattr(envelope, "SECONDS", 0.5)
     room.sending.start()
     with sink.held():
         room.send(mail(), to=ALICE)

@@ -78,7 +78,6 @@ class Parcel:
     due: float
     data: bytes | None = None
     answers: dict[str, Answer] = field(default_factory=dict)
-    rows: list[tuple[int, str]] = field(default_factory=list)  # those that were claimed first
 
     def is_last(self, answer: Answer) -> bool:
         """Return whether a refusal is for good: the relay says so, or it has been tried for long enough."""
@@ -96,7 +95,8 @@ def store(here: Transaction) -> None:
         return
     execute, sending = here.storage.execute, here.sending
     ahead = here.storage.fetch(AHEAD, (0, BACKLOG)) if sending else []
-    others = {recipient for mail, recipient in ahead if sending and not sending.has(mail, recipient)}
+    mine = sending.claimed() if sending and ahead else set()
+    others = {recipient for mail, recipient in ahead if (mail, recipient) not in mine}
     for envelope in here.outgoing:
         now, recipients = time.time(), dict.fromkeys(envelope.recipients, 0)
         parcel = Parcel(_new_id(), envelope.sender, recipients, len(envelope.data), now, now, envelope.data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import os
 import smtplib
 import ssl
@@ -24,9 +23,10 @@ from mailroom.settings import refuse
 from mailroom.text import one_line
 
 IMPLICIT_TLS = 465  # the port
-TIMEOUT = 30  # seconds to wait for an answer of the relay
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+TIMEOUT = 30  # seconds to wait for a connection, and for the answers to the commands of a mail
 LAST_ANSWER = 600  # seconds to wait for the answer to a content (RFC 5321, section 4.5.3.2.6)
-LOGIN_WANTED = (530, 534, 535, 538)  # RFC 4954, section 6: our settings are wrong, not the mail
+NOT_FOR_THE_MAIL = (421, 530, 534, 535, 538)  # the relay closes, or wants a login (RFC 4954, section 6)
 
 
 class Unreachable(ConnectionError):
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
     @property
     def is_final(self) -> bool:
         """Whether sending the same again is of no use."""
-        return 500 <= self.code < 600
+        return 500 <= self.code < 600 and self.code not in NOT_FOR_THE_MAIL
 
 
 class Relay(server.Relay):
@@ -67,7 +67,7 @@ class Relay(server.Relay):
         self, host: str, port: int, username: str = "", password: str = "", tls: bool = False, timeout: float = TIMEOUT
     ) -> None:
         super().__init__(host, port, username, password, starttls=tls)
-        if username and not tls and not _is_this_machine(host):
+        if username and not tls and host not in THIS_MACHINE:
             refuse("RELAY_TLS", tls, f"sends the password to {host} in clear; for example RELAY_TLS=yes")
         self.timeout = timeout
         self._connection: Any = None
@@ -136,7 +136,8 @@ class Relay(server.Relay):
                 answers = self._offer(envelope, deadline)
                 taken = [recipient for recipient, answer in answers.items() if answer.is_yes]
                 if taken:
-                    [last] = self._ask([_stuffed(envelope.data) + b"."], deadline, prolong)
+                    self._connection.until = deadline
+                    [last] = self._ask([_stuffed(envelope.data) + b"."], prolong)
                     answers.update(dict.fromkeys(taken, last))
                 else:
                     self._forget()
@@ -170,6 +171,7 @@ class Relay(server.Relay):
         return self._say_envelope(envelope, deadline)
 
     def _say_envelope(self, envelope: Envelope, deadline: float) -> dict[str, Answer]:
+        self._connection.until = min(time.monotonic() + self.timeout, deadline)
         options = ""
         if self._connection.has_extn("size"):
             options += f" SIZE={len(envelope.data)}"
@@ -177,14 +179,11 @@ class Relay(server.Relay):
             options += " BODY=8BITMIME"
         lines = envelope.commands(options)
         if self._connection.has_extn("pipelining"):
-            mail, *recipients, data = self._ask(lines, deadline)
+            mail, *recipients, data = self._ask(lines)
         else:
-            [mail] = self._ask(lines[:1], deadline)
-            recipients = [self._ask([line], deadline)[0] for line in lines[1:-1]] if mail.is_yes else []
-            data = self._ask(lines[-1:], deadline)[0] if any(answer.is_yes for answer in recipients) else mail
-        if mail.code in LOGIN_WANTED:
-            raise Unreachable(str(mail))
-        recipients = [Answer(451, str(answer)) if answer.code in LOGIN_WANTED else answer for answer in recipients]
+            [mail] = self._ask(lines[:1])
+            recipients = [self._ask([line])[0] for line in lines[1:-1]] if mail.is_yes else []
+            data = self._ask(lines[-1:])[0] if any(answer.is_yes for answer in recipients) else mail
         if not mail.is_yes:
             recipients = [mail] * len(envelope.recipients)
         elif data.code != 354:  # the relay would read the content as commands
@@ -192,22 +191,19 @@ class Relay(server.Relay):
             recipients = [refusal if answer.is_yes else answer for answer in recipients]
         return dict(zip(envelope.recipients, recipients, strict=True))
 
-    def _ask(
-        self, lines: list[bytes], deadline: float, prolong: Callable[[float], object] | None = None
-    ) -> list[Answer]:
+    def _ask(self, lines: list[bytes], prolong: Callable[[float], object] | None = None) -> list[Answer]:
         """Send lines at once (RFC 2920), and return the answer to each."""
-        self._connection.until = deadline
-        self._connection.send(b"".join(line + b"\r\n" for line in lines))
         self._connection.prolong = prolong
+        self._connection.send(b"".join(line + b"\r\n" for line in lines))
         answers = []
         for line in lines:
-            self._connection.until = min(time.monotonic() + self.timeout, deadline)
             code, text = self._connection.getreply()
-            answers.append(Answer(code, one_line(text.decode("ascii", "replace"))[:500]))
-            if code == 421:  # it closes the connection
-                raise (Unreachable if line.startswith(b"MAIL FROM:") else smtplib.SMTPServerDisconnected)(
-                    str(answers[-1])
-                )
+            answer = Answer(code, one_line(text.decode("ascii", "replace"))[:500])
+            if code in NOT_FOR_THE_MAIL and line.startswith(b"MAIL FROM:"):
+                raise Unreachable(str(answer))
+            if code == 421:  # no other answer follows
+                raise smtplib.SMTPServerDisconnected(str(answer))
+            answers.append(answer)
         return answers
 
     def _forget(self) -> None:
@@ -217,7 +213,10 @@ class Relay(server.Relay):
 
 
 class _Connection(smtplib.SMTP):
-    """A connection that fails at the time `until`, however slowly octets come and go."""
+    """A connection that fails at the time `until`, however slowly octets come and go.
+
+    Where an answer is late then, `prolong` is called with `LAST_ANSWER`, for which it is waited on.
+    """
 
     sock: Any
     prolong: Callable[[float], object] | None = None
@@ -246,7 +245,7 @@ class _TLSConnection(_Connection, smtplib.SMTP_SSL):
 
 
 class _Octets(io.RawIOBase):
-    """What a connection receives."""
+    """What a connection receives, for the lines of an answer."""
 
     def __init__(self, connection: _Connection) -> None:
         self.connection = connection
@@ -265,13 +264,6 @@ class _Octets(io.RawIOBase):
             it.prolong(LAST_ANSWER)
             it.prolong, it.until = None, time.monotonic() + LAST_ANSWER
             return self.readinto(buffer)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stuffed(data: bytes) -> bytes:

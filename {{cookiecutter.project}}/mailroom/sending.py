@@ -7,7 +7,8 @@ import os
 import smtplib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from salmon.server import SMTPError
@@ -46,7 +47,6 @@ class Sending:
         self._changed = threading.Condition()
         self._queue: deque[Parcel] = deque()
         self._answered: list[Parcel] = []
-        self._rows: Counter[tuple[int, str]] = Counter()
         self._octets = 0
         self._stop_at: float | None = None
         self._next_poll = 0.0
@@ -77,24 +77,21 @@ class Sending:
     def stop(self, seconds: float) -> None:
         """Send what is ready for at most that many `seconds`, and leave the rest to other workers."""
         with self._one_change:
-            self._users -= 1
-            if self._users <= 0:
-                self._users = 0
-                self._end(seconds)
-
-    def _end(self, seconds: float) -> None:
-        with self._changed:
-            self._stop_at = time.monotonic() + seconds
-            self._changed.notify_all()
-        if self.is_running() and self._thread:
+            self._users = max(self._users - 1, 0)
+            if self._users:
+                return
+            with self._changed:
+                self._stop_at = time.monotonic() + seconds
+                self._changed.notify_all()
+            if self._thread is None or not self.is_running():
+                return
             self._thread.join(seconds)
             with self._changed:
                 left = list(self._queue)[self._thread.is_alive() :]  # the first one is being sent
                 for _ in left:
                     self._queue.pop()
             try:
-                if self._answered:
-                    outbox.settle(self.room.storage, list(self._answered))
+                outbox.settle(self.room.storage, list(self._answered))
                 outbox.release(self.room.storage, left)
             except SMTPError as error:  # their claims end by themselves
                 LOG.warning("outgoing mail waits until its claims end: %s", error.__cause__ or error)
@@ -128,9 +125,10 @@ class Sending:
         for envelope in here.mail:
             self.room.relay.send_now(envelope)
 
-    def has(self, mail: int, recipient: str) -> bool:
-        """Return whether this worker has claimed a mail, so that what it takes now comes after it."""
-        return (mail, recipient) in self._rows
+    def claimed(self) -> set[tuple[int, str]]:
+        """Return the mails and recipients that this worker has claimed: what it takes now comes after them."""
+        with self._changed:
+            return {(it.mail, recipient) for it in (*self._queue, *self._answered) for recipient in it.tries}
 
     def has_room(self, parcel: Parcel) -> bool:
         """Return whether this worker can send a mail soon."""
@@ -142,9 +140,6 @@ class Sending:
         if parcels:
             with self._changed:
                 self._queue.extend(parcels)
-                for parcel in parcels:
-                    parcel.rows = [(parcel.mail, recipient) for recipient in parcel.tries]
-                    self._rows.update(parcel.rows)
                 self._octets += sum(parcel.octets for parcel in parcels)
                 self._changed.notify_all()
 
@@ -157,8 +152,6 @@ class Sending:
                 if parcel is None or time.monotonic() > self._next_settle:
                     self._settle()
                 if parcel is not None:
-                    if self._failures:
-                        self._give_up_old()
                     parcel.answers = self._answers(parcel)
                     self._leave_queue()
                     self._failures = 0
@@ -213,8 +206,6 @@ class Sending:
             except SMTPError:
                 self._next_settle += 1
                 raise
-            with self._changed:
-                self._rows -= Counter(row for parcel in self._answered for row in parcel.rows)
             self._answered = []
 
     def _claim_due(self) -> list[Parcel]:
@@ -234,11 +225,11 @@ class Sending:
         if not envelope.recipients:  # others have them
             return {}
         try:
-            answers = self.room.relay.transfer(
-                envelope, lambda seconds: outbox.renew(self.room.storage, parcel, seconds)
-            )
+            answers = self.room.relay.transfer(envelope, partial(outbox.renew, self.room.storage, parcel))
         except (OSError, smtplib.SMTPException) as error:
             if isinstance(error, Unreachable):
+                for row in outbox.give_up_old(self.room.storage):
+                    LOG.error("given up after five days, mail %d to %s: %s", row.mail, row.recipient, row.answer)
                 raise
             # It may be this mail that the relay cannot bear: others may overtake it.
             answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))
@@ -252,10 +243,6 @@ class Sending:
             else:
                 LOG.warning("set back %s: %s", mail, answer)
         return answers
-
-    def _give_up_old(self) -> None:
-        for row in outbox.give_up_old(self.room.storage):
-            LOG.error("given up after five days, mail %d to %s: %s", row.mail, row.recipient, row.answer)
 
     def _rest(self, error: BaseException) -> None:
         """Leave a relay or a storage that fails alone for a while."""

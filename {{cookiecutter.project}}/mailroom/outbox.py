@@ -26,7 +26,6 @@ QUEUED = 20  # seconds that a claimed mail may wait for its turn
 MARGIN = 10  # seconds between the end of an SMTP transaction and that of its claim; clocks may differ by that
 RETRIES = (10, 60, 300, 900, 1800, 3600)  # seconds to the next try; the last of them again and again
 GIVE_UP = 5 * 24 * 3600  # seconds (RFC 5321, section 4.5.4.1)
-PAGE = 100  # rows
 BACKLOG = 200  # rows, with which new mail queues behind
 ALL = 10**9
 
@@ -116,9 +115,9 @@ def rows(storage: Storage, where: str = "1 = 1", *values: object, limit: int = A
 
 
 def claim_due(storage: Storage) -> list[Parcel]:
-    """Claim what is due for this worker: a page of it, in the order in which it was written."""
+    """Claim what is due for this worker, in the order in which it was written: as much as one parcel can hold."""
     now = time.time()
-    due = rows(storage, "due <= ?", now, limit=PAGE)
+    due = rows(storage, "due <= ?", now, limit=MAX_RECIPIENTS)
     if not due:
         return []
     parcels = []
@@ -128,11 +127,8 @@ def claim_due(storage: Storage) -> list[Parcel]:
             first[recipient] = min(mail, first.get(recipient, mail))
         for _, group in groupby(due, lambda row: (row.mail, row.due)):
             free = [row for row in group if first.get(row.recipient, row.mail) >= row.mail]
-            waiting, later = free[:MAX_RECIPIENTS], free[MAX_RECIPIENTS:]
-            first.update((row.recipient, row.mail) for row in later)
-            if waiting:
-                row = waiting[0]
-                tries = {row.recipient: row.tries for row in waiting}
+            if free:
+                row, tries = free[0], {row.recipient: row.tries for row in free}
                 parcel = claim(here, Parcel(row.mail, row.sender, tries, row.octets, row.created, row.due or 0))
                 if parcel.tries:
                     parcels.append(parcel)

@@ -75,11 +75,9 @@ class Relay(server.Relay):
         _relays.add(self)
 
     def deliver(self, message: Any, To: str | Iterable[str] | None = None, From: str | None = None) -> None:
-        """Send a message, or put it into the outbox where mail is being handled; arguments as in Salmon, or octets.
+        """Send a message at once, or with the transaction that is open.
 
-        Without `To` an `email.message.Message` goes to its To, Cc and Bcc, and the header Bcc is removed.
-        `From` is the envelope sender, `<>` for the null sender. Raises `ValueError` for an address that cannot be
-        sent, and what `send_now` raises.
+        Arguments are those of `make_envelope`. Raises what that raises, and at once also what `send_now` does.
         """
         transaction = storage.current()
         if transaction is None:

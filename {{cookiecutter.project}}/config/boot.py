@@ -27,7 +27,7 @@ from mailroom.storage.sqlite import SQLiteStorage
 # % endif
 logging.config.dictConfig(settings.logging)
 
-# Remembers which handler comes next for each sender, and has the application's own tables.
+# Stores the state of each sender, and the application's own tables.
 # % if cookiecutter.state_storage == "postgresql"
 Router.STATE_STORE = SQLAlchemyStorage(settings.state_database, protected=True)
 
@@ -45,7 +45,7 @@ Router.STATE_STORE = ShelveStorage(settings.state_database, protected=True)
 Router.STATE_STORE = SQLiteStorage(settings.state_database, protected=True)
 
 # % endif
-# Takes the mail that goes out.
+# Sends outgoing mail.
 settings.relay = Relay(
     settings.relay_host,
     settings.relay_port,
@@ -54,7 +54,7 @@ settings.relay = Relay(
     tls=settings.relay_tls,
 )
 
-# Handles a mail from its arrival to its answer.
+# Handles each mail, from its arrival to its answer.
 settings.room = Mailroom(
     settings.relay,
     domain=settings.mail_domain,
@@ -72,5 +72,5 @@ settings.room = Mailroom(
 )
 settings.room.load(settings.handlers)
 
-# Takes the mail that comes in. `salmon start` calls start(), which opens the port.
+# Receives mail. `salmon start` calls its start(), which opens the port.
 settings.receiver = LMTPReceiver(settings.room, settings.receiver_host, settings.receiver_port)

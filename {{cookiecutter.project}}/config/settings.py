@@ -1,4 +1,4 @@
-"""Every choice of the application. An environment variable of the same name overrides it, and so does a line in `.env`.
+"""The settings. An environment variable of the same name overrides each, and so does a line in `.env`.
 
 RECEIVER_PORT=8900 salmon start
 """
@@ -7,7 +7,7 @@ from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, validate
 
 env = Env()
 
-# The one domain whose mail we take, and the lists in it; any other address is refused with 550.
+# The domain whose mail the application takes, and the lists in it. Any other address is refused with 550.
 # % if cookiecutter.mail_domain | length > 77
 mail_domain = env.domain(
     "MAIL_DOMAIN",
@@ -28,21 +28,21 @@ lists = env.list(
     ),
 )
 
-# Where mail comes in.
+# Incoming mail.
 receiver_host = env.host("RECEIVER_HOST", "127.0.0.1")
 receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
 max_message_size = env.int("MAX_MESSAGE_SIZE", 10 * 1024 * 1024, validate=validate.Range(1024, 2**31 - 1))  # octets
 handler_threads = env.int("HANDLER_THREADS", 20, validate=validate.Range(0, 1000))  # for handlers marked @nolocking
 
-# Where mail goes out. A password stands in RELAY_PASSWORD or in .env only, never in this file.
+# Outgoing mail. Set a password in RELAY_PASSWORD or in .env, never in this file.
 relay_host = env.host("RELAY_HOST", "127.0.0.1")
 relay_port = env.int("RELAY_PORT", 8825, validate=validate.Range(1, 65535))
 relay_username = env.str("RELAY_USERNAME", "", validate=LOGIN)
 relay_password = env.str("RELAY_PASSWORD", "", validate=LOGIN)
 relay_tls = env.bool("RELAY_TLS", False)
-replies_per_hour = env.int("REPLIES_PER_HOUR", 20, validate=validate.Range(1, 10**6))  # to an address, at most
+replies_per_hour = env.int("REPLIES_PER_HOUR", 20, validate=validate.Range(1, 10**6))  # to one address
 
-# Where the states are kept{% if cookiecutter.state_storage == 'postgresql' %}: a URL. A password in it stands in STATE_DATABASE or in .env only, never in this file{% endif %}.
+# Where the states are stored{% if cookiecutter.state_storage == 'postgresql' %}: a URL. Set one with a password in STATE_DATABASE or in .env, never in this file{% endif %}.
 # % if cookiecutter.__state_database | length > 59
 state_database = env.str(
     "STATE_DATABASE",
@@ -54,19 +54,19 @@ state_database = env.str(
 state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}", validate=TEXT)
 
 # % endif
-# Signs the addresses to which confirmations are answered. {% if cookiecutter.state_storage == 'postgresql' %}All machines share it: set SECRET_KEY{% else %}Without it, the key in run/secret_key is used{% endif %}.
+# Signs confirmation addresses. {% if cookiecutter.state_storage == 'postgresql' %}Set SECRET_KEY to the same key on every machine{% else %}If it is empty, the key in run/secret_key is used{% endif %}.
 secret_key = env.str("SECRET_KEY", "", validate=KEY)
 
-# Who reads the mail to postmaster@ and abuse@: an address outside of `mail_domain`.
+# Who gets the mail to postmaster@ and abuse@: an address outside of `mail_domain`.
 postmaster = env.address("POSTMASTER", "{{ cookiecutter.__postmaster }}", outside=mail_domain)
 
-# The modules that handle mail.
+# The modules with handlers.
 handlers = env.list("HANDLERS", ["app.handlers.subscription", "app.handlers.postmaster"], subcast=str.strip)
 
 # States renamed since the last release: {"CONFIRMING": "ASKED", "OLD": "START"}.
 renamed_states = {}
 
-# What is logged goes to stderr: the terminal, systemd's journal, or logs/salmon.err of the daemon.
+# The log goes to stderr: the terminal, systemd's journal, or the daemon's logs/salmon.err.
 logging = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -75,4 +75,4 @@ logging = {
     "root": {"level": "INFO", "handlers": ["stderr"]},
 }
 
-env.seal()  # ends the start with one line when a value is wrong
+env.seal()  # ends the start with one line when a value is invalid

@@ -1,4 +1,4 @@
-"""The application keeps its promises in any order of mails and troubles. This test can be deleted, and hypothesis with it."""
+"""The application keeps its promises in any order of mails and failures. You can delete this test, and hypothesis."""
 
 from mailroom.testing.any_order import play_in_any_order
 

@@ -1,4 +1,4 @@
-"""What subscribers write is in a table of the application's own, with the state of the mail or not at all."""
+"""What subscribers write is in an own table, committed with the state of the mail or not at all."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def latest():
         (SUBSCRIBED, "The latest mail to news", [(ALICE, "hello", "Hello.\n")]),
     ],
 )
-def test_subscribers_alone_write_and_read_the_archive(state, subject, kept):
+def test_only_subscribers_write_and_read_the_archive(state, subject, kept):
     put_in_state(state, ALICE, "news")
 
     receive(ALICE, "news")
@@ -34,7 +34,7 @@ def test_subscribers_alone_write_and_read_the_archive(state, subject, kept):
     assert_in_state(state, ALICE, "news")
 
 
-def test_post_of_a_subscriber_is_kept():
+def test_post_of_a_subscriber_is_stored():
     put_in_state(SUBSCRIBED, ALICE, "news")
 
     receive(ALICE, "news", "Who joins?\n", Subject="Lunch")
@@ -42,7 +42,7 @@ def test_post_of_a_subscriber_is_kept():
     assert latest() == [(ALICE, "Lunch", "Who joins?\n")]
 
 
-def test_post_of_a_mail_that_failed_is_not_kept(monkeypatch):
+def test_post_of_a_mail_that_failed_is_not_stored(monkeypatch):
     put_in_state(SUBSCRIBED, ALICE, "news")
     monkeypatch.setattr(settings.relay, "deliver", None)  # the mail fails after its handler has written
 
@@ -52,7 +52,7 @@ def test_post_of_a_mail_that_failed_is_not_kept(monkeypatch):
     assert latest() == []
 
 
-def test_archive_has_the_last_ten_the_newest_first():
+def test_archive_has_the_last_ten_posts_newest_first():
     put_in_state(SUBSCRIBED, ALICE, "news")
     for number in range(12):
         receive(ALICE, "news", Subject=f"post {number}")

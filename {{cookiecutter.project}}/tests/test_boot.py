@@ -1,4 +1,4 @@
-"""States are kept from one start to the next, and cleared from one test to the next."""
+"""States survive a restart, and tests begin without states."""
 
 import os
 import subprocess
@@ -38,12 +38,12 @@ Router.clear_states()
 
 
 def start(folder):
-    """Boot the application with other handlers and with all that it keeps in `folder`; return what it prints."""
+    """Boot the application with other handlers and with its files in `folder`; return what it prints."""
     (folder / "other_handlers.py").write_text(HANDLERS)
     scheme = "sqlite:///" if "://" in settings.state_database else ""  # needs no server
-    not_for_it = {"PYTEST_VERSION", *map(str.upper, vars(settings))}
+    left_out = {"PYTEST_VERSION", *map(str.upper, vars(settings))}
     environment = {
-        **{name: value for name, value in os.environ.items() if name not in not_for_it},
+        **{name: value for name, value in os.environ.items() if name not in left_out},
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(folder)]),
         "HANDLERS": "other_handlers",
         "STATE_DATABASE": f"{scheme}{folder}/states",
@@ -55,7 +55,7 @@ def start(folder):
     return booted.stdout
 
 
-def test_boot_attaches_a_storage_that_keeps_a_conversation(tmp_path):
+def test_boot_attaches_a_storage_that_survives_a_restart(tmp_path):
     first, second = start(tmp_path), start(tmp_path)
 
     assert f"{tmp_path}/states>" in first
@@ -64,6 +64,6 @@ def test_boot_attaches_a_storage_that_keeps_a_conversation(tmp_path):
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
-def test_states_are_cleared_between_tests(time):
+def test_states_are_cleared_before_each_test(time):
     assert Router.STATE_STORE.get("a key", ALICE) == "START"
     Router.STATE_STORE.set("a key", ALICE, "ANOTHER")

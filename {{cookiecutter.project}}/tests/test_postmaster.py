@@ -1,4 +1,4 @@
-"""postmaster@ and abuse@ reach a person, also when a machine writes to them."""
+"""postmaster@ and abuse@ reach a person, also from automated senders."""
 
 import pytest
 from salmon.server import SMTPError
@@ -11,7 +11,7 @@ MAIL = b"From: carol@people.example\nSubject: help\n\n.a line with a dot\nK\xc3\
 
 @pytest.mark.parametrize("role", ["postmaster", "abuse", "Postmaster"])
 @pytest.mark.parametrize("sender", ["carol@people.example", ""])
-def test_mail_to_a_role_goes_on_as_it_came(role, sender):
+def test_mail_to_a_role_is_forwarded_unchanged(role, sender):
     receive_data(sender, role, MAIL)
 
     (sent,) = settings.relay.sent
@@ -20,7 +20,7 @@ def test_mail_to_a_role_goes_on_as_it_came(role, sender):
     assert sent.data.endswith(b"\r\n" + MAIL.replace(b"\n", b"\r\n"))
 
 
-def test_postmaster_without_a_domain():
+def test_postmaster_needs_no_domain():
     assert settings.room.is_routed("postmaster")
 
 

@@ -1,4 +1,4 @@
-"""The table of the states, mail by mail."""
+"""The table of states in `app/handlers/subscription.py`, row by row."""
 
 import re
 
@@ -18,7 +18,7 @@ def confirm(sender=ALICE, list_name="news", now=None):
 
 
 def name(value):
-    """Return what a state, an address or a subject is called in the name of a test: the same at any time."""
+    """Return the text for a state, an address or a subject in the name of a test, which is the same at any time."""
     return re.sub("(?<=confirm-).+", "TOKEN", value) if isinstance(value, str) else value.__name__
 
 
@@ -45,7 +45,7 @@ def name(value):
     ],
     ids=name,
 )
-def test_a_mail_moves_its_sender_and_is_answered(before, to, after, subject):
+def test_mail_changes_the_state_and_gets_a_reply(before, to, after, subject):
     put_in_state(before, ALICE, "news")
 
     replies = receive(ALICE, to)
@@ -69,15 +69,15 @@ def test_sender_subscribes_writes_and_unsubscribes():
     ]
 
 
-def test_addresses_do_not_mind_capitals():
+def test_capitals_in_an_address_do_not_matter():
     (confirmation,) = receive("Alice@People.Example", "news-subscribe".title())
     receive(ALICE, confirmation["Reply-To"].upper())
 
     assert_in_state(SUBSCRIBED, ALICE, "news")
 
 
-def test_an_answer_goes_to_the_sender_as_they_are_written():
-    """Capitals may matter to the server of the sender: RFC 5321, section 2.4."""
+def test_reply_goes_to_the_address_as_its_sender_writes_it():
+    """Capitals may matter to the sender's server (RFC 5321, section 2.4)."""
     (reply,) = receive("Alice.B@People.Example", "news-subscribe")
 
     assert reply["To"] == "Alice.B@People.Example"
@@ -98,7 +98,7 @@ def test_state_key_has_the_name_of_the_list():
     assert Router.STATE_STORE.get("app.handlers.subscription:news", ALICE) == "CONFIRMING"
 
 
-def test_the_longest_confirmation_address_fits_a_local_part():
+def test_longest_confirmation_address_fits_a_local_part():
     longest = confirm().replace("news", "x" * 16)
 
     assert len(longest) <= 64  # RFC 5321, section 4.5.3.1.1

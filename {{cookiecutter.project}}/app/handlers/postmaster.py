@@ -1,4 +1,4 @@
-"""Pass mail on to the people behind the application (RFC 5321, section 4.5.1, and RFC 2142, section 4)."""
+"""Forward mail to the people behind the application (RFC 5321, section 4.5.1, and RFC 2142, section 4)."""
 
 from salmon.routing import route, stateless
 

@@ -5,11 +5,11 @@ Each function is a state, and what it returns is the next one. A sender has a st
     START       news-subscribe      a confirmation is mailed      CONFIRMING
     CONFIRMING  news-confirm-TOKEN  right: welcome                SUBSCRIBED
                                     wrong or expired: a new one   CONFIRMING
-    SUBSCRIBED  news                it is kept and acknowledged   SUBSCRIBED
+    SUBSCRIBED  news                it is stored and confirmed    SUBSCRIBED
                 news-archive        the last ten are mailed       SUBSCRIBED
                 news-unsubscribe    goodbye                       START
 
-Anything else is answered with a hint and changes no state.
+Any other mail gets a hint and changes no state.
 """
 
 import re
@@ -64,7 +64,7 @@ def SUBSCRIBED(message: Message, list_name, request, host):
 
 
 def ask_to_confirm(message: Message, list_name):
-    token = message.token(list_name)  # only this sender can know it
+    token = message.token(list_name)  # only this sender gets it
     answer(message, "confirm", list_name, reply_to=f"{list_name}-confirm-{token}@{settings.mail_domain}")
     return CONFIRMING
 

@@ -1,4 +1,4 @@
-"""What subscribers write, in a table of the application's own. A mail commits its post with its state, or neither."""
+"""What subscribers write, in an own table. A post is committed with the state of its mail, or not at all."""
 
 # % if cookiecutter.state_storage == "postgresql"
 import sqlalchemy

@@ -24,6 +24,7 @@ READ = {
     "HTML beside a file": (MIXED % b"mixed" + HTML + FILE, "Gr\xfc\xdfe"),
     "blank text beside HTML": (MIXED % b"alternative" + b"\r\n \r\n--b\r\n" + HTML + b"--b--\r\n", "Gr\xfc\xdfe"),
     "no boundary": (b"Content-Type: multipart/mixed; boundary=lost\r\n\r\nYes.", "Yes.\n"),
+    "another boundary": (b"Content-Type: multipart/mixed; boundary=lost\r\n\r\n--b\r\n" + HTML + FILE, "Gr\xfc\xdfe"),
     "boundary on two lines": (
         b'Content-Type: multipart/mixed; boundary="a\r\n b"\r\n\r\n--a b\r\n\r\nYes.\r\n--a b--',
         "Yes.",

@@ -123,6 +123,8 @@ def test_flowed_lines_of_japanese_are_joined_without_a_space(reading):
         (b"<meta charset=koi8-r><p>\xf0\xd2\xc9\xd7\xc5\xd4", "\u041f\u0440\u0438\u0432\u0435\u0442"),
         (b"<div>" * 300 + b"deep &amp; down", "deep & down"),
         (b"<img src='data:image/png;base64," + b"A" * 1_500_000 + b"'>yes", "yes"),
+        (b"<style>p {}</style>y\x01e\0s\x0c", "yes"),
+        (b"<p>no</p><script></script>y&#1;es", "no   yes"),
         (b"", ""),
     ],
 )

@@ -35,6 +35,8 @@ SRS = re.compile(r"srs0[=+-][^=@]+=[^=@]+=([^=@]+)=([^@]+)@(.+)")  # the Sender 
 
 # RFC 5322, section 4.5: space before the colon, at which `email` would take the header for ended.
 OBSOLETE_COLON = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
+# The boundary in use, where another one, or none, is declared.
+BOUNDARY = re.compile(rb"^--([!#-~]{1,70})\s+content-", re.MULTILINE | re.IGNORECASE)
 
 
 class Message(MailRequest):
@@ -51,7 +53,7 @@ class Message(MailRequest):
         self.Peer, self.From, self.To, self.Data = peer, person(sender, room.forwarders), recipient.lower(), data
         self.room = room
         self.envelope_sender = sender
-        self.base = _Base(message_from_bytes(_without_obsolete_colons(data), _class=partial(_Part, count())))
+        self.base = _Base(_parsed(data))
         for header, address in (("from", self.From or "mailer-daemon"), ("to", self.To)):
             if header not in self.base:
                 self.base[header] = address
@@ -178,12 +180,16 @@ def person(sender: str, forwarders: Collection[str]) -> str:
     return address[tag.end() :] if (tag := BATV.match(address)) else address
 
 
-def _without_obsolete_colons(data: bytes) -> bytes:
+def _parsed(data: bytes) -> Part:
     end = HEADER_END.search(data)
     header = data[: end.start()] if end else data
     if b" :" in header or b"\t:" in header:
-        return OBSOLETE_COLON.sub(rb"\1:", header) + data[len(header) :]
-    return data
+        data = OBSOLETE_COLON.sub(rb"\1:", header) + data[len(header) :]
+    mail = message_from_bytes(data, _class=partial(_Part, count()))
+    if mail.get_content_maintype() == "multipart" and not mail.is_multipart() and (found := BOUNDARY.search(data)):
+        declared = f'Content-Type: {mail.get_content_type()}; boundary="{found[1].decode()}"\n'
+        mail = message_from_bytes(declared.encode("utf-8", "surrogateescape") + data, _class=partial(_Part, count()))
+    return mail
 
 
 class _Base(encoding.MailBase):

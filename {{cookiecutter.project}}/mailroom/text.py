@@ -32,7 +32,8 @@ LEAST_CONFIDENCE = 0.15  # of chardet 7; below are a few words, of which most ar
 ENCODED_WORD = re.compile(r"=\?([^?\s]+)\?([bq])\?((?:[^=]|=(?!\?[^=]))*?)\?=", re.IGNORECASE)
 
 MAX_TEXT = 500_000  # characters; 9 million of HTML take html_text 13 seconds and 800 MB
-DATA = re.compile(r"data:[^\"'<>\s]{1000,}")  # a picture within the HTML
+# Pictures within the HTML, and what lxml does not accept.
+UNREADABLE = re.compile(r"data:[^\"'<>\s]{1000,}|[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 TAG = re.compile(r"<[^<>]*>")
 
 MAX_LINES, MAX_UNQUOTED = 300, 30_000  # of the text, characters; the time of quotequail grows with the square
@@ -119,8 +120,11 @@ def _octets(value: str) -> bytes:
 
 def text_of_html(html: str) -> str:
     """Return the text of HTML, in lines as a browser shows it."""
-    html = DATA.sub("", html)[:MAX_TEXT]
-    text: str = html_text.extract_text(html)
+    html = UNREADABLE.sub("", html)[:MAX_TEXT]
+    try:
+        text: str = html_text.extract_text(html)
+    except ValueError:  # a control character as `&#1;`
+        text = ""
     return text or unescape(TAG.sub(" ", html)).strip()  # libxml2 gives up at 256 tags within tags
 
 

@@ -175,9 +175,8 @@ def settle(storage: Storage, parcels: list[Parcel]) -> None:
 def release(storage: Storage, parcels: list[Parcel]) -> None:
     """Let any worker send what this one has claimed."""
     with _writing(storage, durable=False) as here:
-        for parcel in parcels:
-            claimed = ((time.time(), parcel.mail, recipient, parcel.due) for recipient in parcel.tries)
-            storage.execute(here, CLAIM, *claimed)
+        claimed = ((parcel.mail, recipient, parcel.due) for parcel in parcels for recipient in parcel.tries)
+        storage.execute(here, CLAIM, *((time.time(), *row) for row in claimed))
 
 
 def give_up_old(storage: Storage) -> list[Row]:

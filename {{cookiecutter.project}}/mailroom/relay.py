@@ -134,8 +134,9 @@ class Relay(server.Relay):
                 answers = self._offer(envelope, deadline)
                 taken = [recipient for recipient, answer in answers.items() if answer.is_yes]
                 if taken:
-                    self._connection.until = deadline
-                    [last] = self._ask([_stuffed(envelope.data) + b"."], prolong)
+                    self._connection.until, self._connection.prolong = deadline, prolong
+                    [last] = self._ask([_stuffed(envelope.data) + b"."])
+                    self._connection.prolong = None
                     answers.update(dict.fromkeys(taken, last))
                 else:
                     self._forget()
@@ -189,9 +190,8 @@ class Relay(server.Relay):
             recipients = [refusal if answer.is_yes else answer for answer in recipients]
         return dict(zip(envelope.recipients, recipients, strict=True))
 
-    def _ask(self, lines: list[bytes], prolong: Callable[[float], object] | None = None) -> list[Answer]:
+    def _ask(self, lines: list[bytes]) -> list[Answer]:
         """Send lines at once (RFC 2920), and return the answer to each."""
-        self._connection.prolong = prolong
         self._connection.send(b"".join(line + b"\r\n" for line in lines))
         answers = []
         for line in lines:

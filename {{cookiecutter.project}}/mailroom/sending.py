@@ -26,8 +26,7 @@ LOG = logging.getLogger(__name__)
 
 POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
 RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
-MAX_QUEUED = 1000  # mails in memory
-MAX_OCTETS = 20_000_000  # in memory
+MAX_OCTETS = 20_000_000  # of mail in memory
 LINGER_SECONDS = 0.01  # for which this thread waits for more before it sleeps: to wake it for each mail is dear
 SETTLE_SECONDS = 0.05  # after which what was sent is deleted: not a transaction for each mail, when there are many
 
@@ -87,9 +86,8 @@ class Sending:
                 return
             self._thread.join(seconds)
             with self._changed:
-                left = list(self._queue)[self._thread.is_alive() :]  # the first one is being sent
-                for _ in left:
-                    self._queue.pop()
+                waiting = len(self._queue) - self._thread.is_alive()  # the first one is being sent
+                left = [self._queue.pop() for _ in range(waiting)]
             try:
                 outbox.settle(self.room.storage, list(self._answered))
                 outbox.release(self.room.storage, left)
@@ -99,10 +97,7 @@ class Sending:
                 LOG.error("lost with this process: outgoing mail to %s", [list(parcel.tries) for parcel in left])
 
     def uses_outbox(self, storage: Storage) -> bool:
-        """Return whether mail is stored before it is sent; else it is sent at the end of its transaction.
-
-        A script has nobody who would send what it keeps in its own memory.
-        """
+        """Return whether mail is stored before it is sent: nobody would send what a script keeps in its own memory."""
         return self.room.relay.needs_outbox and (storage.is_shared or self.is_running())
 
     def before_commit(self, here: Transaction) -> None:
@@ -132,8 +127,8 @@ class Sending:
 
     def has_room(self, parcel: Parcel) -> bool:
         """Return whether this worker can send a mail soon."""
-        is_full = len(self._queue) >= MAX_QUEUED or self._octets + parcel.octets > MAX_OCTETS
-        return self.is_running() and not is_full and self._stop_at is None and time.monotonic() > self._rest_until
+        is_ready = self.is_running() and self._stop_at is None and time.monotonic() > self._rest_until
+        return is_ready and self._octets + parcel.octets <= MAX_OCTETS
 
     def take(self, parcels: list[Parcel]) -> None:
         """Send these mails, which are committed and claimed."""

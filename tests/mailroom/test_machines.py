@@ -45,6 +45,15 @@ AUTOMATED = {
         ALICE,
         "Subject: =?utf-8?Q?R=C3=A9ponse_automatique_:_hello?=\nX-Auto-Response-Suppress: All\n\n",
     ),
+    "absence note of Outlook in Swedish": (ALICE, "Subject: Autosvar: hello\nX-Auto-Response-Suppress: All\n\n"),
+    "absence note of Outlook in Italian": (
+        ALICE,
+        "Subject: Risposta automatica: hello\nX-Auto-Response-Suppress: All\n\n",
+    ),
+    "absence note of Outlook in Japanese": (
+        ALICE,
+        "Subject: =?utf-8?b?6Ieq5YuV5b+c562UOiBoZWxsbw==?=\nX-Auto-Response-Suppress: All\n\n",
+    ),
     "absence note of old Exchange": (
         ALICE,
         "Subject: Out of Office AutoReply: hello\nX-Auto-Response-Suppress: All\n\n",
@@ -61,7 +70,9 @@ PEOPLE = {
     "Precedence: normal": "Precedence: normal\n\n",
     "X-Auto-Response-Suppress of Exchange": "X-Auto-Response-Suppress: All\n\n",
     "X-Auto-Response-Suppress and a subject": "X-Auto-Response-Suppress: All\nSubject: automatic doors\n\n",
-    "X-Auto-Response-Suppress and a vacation": "X-Auto-Response-Suppress: All\nSubject: Vacation in July\n\n",
+    "X-Auto-Response-Suppress and a vacation": "X-Auto-Response-Suppress: All\nSubject: Vacation: who is in?\n\n",
+    "X-Auto-Response-Suppress and a car": "X-Auto-Response-Suppress: All\nSubject: Auto: neue Reifen\n\n",
+    "X-Auto-Response-Suppress and automation": "X-Auto-Response-Suppress: All\nSubject: Home automation: how?\n\n",
     "X-Auto-Response-Suppress and an absence": "X-Auto-Response-Suppress: All\nSubject: Out of office on Friday\n\n",
     "Auto-Submitted: no": "Auto-Submitted: No (a person)\n\n",
     "Auto-Submitted: no with a parameter": "Auto-Submitted: no; a=b\n\n",

@@ -23,8 +23,10 @@ BOUNCE = (
     r"(undeliver|(delivery|returned|fail\w*) .*(mail|message|noti\w+|status|failure|warning)"
     r"|(mail|message) .*(deliver|returned|fail|error))"
 )
+REPLY = r"(reply|antwort|antwoord|réponse|respuesta|risposta|resposta|svar|vastaus|odpo\w+|válasz|yanıt|ответ)"
 ABSENCE = (
-    r"(auto-?(reply|response)\b|(\w+ )?automa\w+( \w+)?\s?:|auto:|(vacation|out of (the )?office)( \w*re(ply|sp)|:))"
+    rf"(auto-?(reply|response)\b|autosvar:|automat\w+ {REPLY}\s?:|{REPLY} automat\w+\s?:|自動応答|自动答复|(?-i:AUTO:)"
+    r"|vacation \w*re(ply|sp)|out of (the )?office( \w*re(ply|sp)|:))"
 )
 
 

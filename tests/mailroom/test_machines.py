@@ -45,6 +45,10 @@ AUTOMATED = {
         ALICE,
         "Subject: =?utf-8?Q?R=C3=A9ponse_automatique_:_hello?=\nX-Auto-Response-Suppress: All\n\n",
     ),
+    "absence note of Outlook, not encoded": (
+        ALICE,
+        "Subject: R\xe9ponse automatique : hello\nX-Auto-Response-Suppress: All\n\n",
+    ),
     "absence note of Outlook in Swedish": (ALICE, "Subject: Autosvar: hello\nX-Auto-Response-Suppress: All\n\n"),
     "absence note of Outlook in Italian": (
         ALICE,
@@ -71,6 +75,8 @@ PEOPLE = {
     "X-Auto-Response-Suppress of Exchange": "X-Auto-Response-Suppress: All\n\n",
     "X-Auto-Response-Suppress and a subject": "X-Auto-Response-Suppress: All\nSubject: automatic doors\n\n",
     "X-Auto-Response-Suppress and a vacation": "X-Auto-Response-Suppress: All\nSubject: Vacation: who is in?\n\n",
+    "X-Auto-Response-Suppress and a lost mail": "X-Auto-Response-Suppress: All\nSubject: Failed message to Bob\n\n",
+    "X-Auto-Response-Suppress of an admin": "X-Auto-Response-Suppress: All\nFrom: admin@people.example\n\n",
     "X-Auto-Response-Suppress and a car": "X-Auto-Response-Suppress: All\nSubject: Auto: neue Reifen\n\n",
     "X-Auto-Response-Suppress and automation": "X-Auto-Response-Suppress: All\nSubject: Home automation: how?\n\n",
     "X-Auto-Response-Suppress and an absence": "X-Auto-Response-Suppress: All\nSubject: Out of office on Friday\n\n",
@@ -102,7 +108,7 @@ def test_person_gets_an_answer(mail):
 
 
 def test_owner_adds_signs(room):
-    room.machines = Machines([("X-Our-Monitor", "", "our monitoring"), ("X-Bot", "^yes$", "ours", False)])
+    room.machines = Machines([("X-Our-Monitor", "", "our monitoring"), ("X-Bot", "^yes$", "ours", 0.75)])
 
     assert receive(ALICE, "news-subscribe", X_Our_Monitor="disk") == []
     assert len(receive(ALICE, "news-subscribe", X_Bot="yes")) == 1

@@ -35,13 +35,14 @@ class Sign(NamedTuple):
 
     `headers` are names with spaces between; also `:sender`, the envelope sender, and `:parts`, the types of the
     parts. `pattern` is a regular expression; case and comments (RFC 5322, section 3.2.2) make no difference.
-    `source` says how the sign is known. A sign that people send as well is not `certain`, and takes another one.
+    `source` says how the sign is known. A sign that people send as well weighs less than 1; together, signs do that
+    weigh 1.
     """
 
     headers: str
     pattern: str
     source: str
-    certain: bool = True
+    weight: float = 1
 
 
 SIGNS = (
@@ -63,15 +64,15 @@ SIGNS = (
     Sign("TLS-Report-Domain", "", "RFC 8460, section 5.3"),
     Sign("Content-Type", r"^\s*multipart/report\b", "RFC 6522"),
     Sign("Subject", r"^(\[preview\] |dmarc aggregate )?report domain:", "RFC 7489, section 7.2.1.1"),
-    Sign("Subject", rf"^\W*{BOUNCE}", "bounces without RFC 3464", False),
-    Sign("Subject", "^complaint about message from", "Outlook.com's feedback loop", False),
-    Sign("Subject", rf"(^|\] ){ABSENCE}", "absence notes", False),
-    Sign("Subject", r"^auto:.*\bout of (the )?office\b", "absence notes of Notes", False),
-    Sign("X-Auto-Response-Suppress", r"\ball\b", "[MS-OXCMAIL], section 2.2.3.2.14; people's as well", False),
-    Sign("Return-Path", r"^\s*<>", "the null sender, of a mail that was forwarded", False),
-    Sign("From", rf"(^|<)\s*\"?{PROGRAM}\"?@", "accounts of programs", False),
-    Sign(PARTS, "^message/rfc822$", "Outlook.com's feedback loop", False),
-    Sign(PARTS, "message/(delivery-status|feedback-report)", "RFC 3464, RFC 5965", False),
+    Sign("Subject", rf"^\W*{BOUNCE}", "bounces without RFC 3464", 0.5),
+    Sign("Subject", "^complaint about message from", "Outlook.com's feedback loop", 0.5),
+    Sign("Subject", rf"(^|\] ){ABSENCE}", "absence notes", 0.75),
+    Sign("Subject", r"^auto:.*\bout of (the )?office\b", "absence notes of Notes", 0.5),
+    Sign("X-Auto-Response-Suppress", r"\ball\b", "[MS-OXCMAIL], section 2.2.3.2.14; people's as well", 0.25),
+    Sign("Return-Path", r"^\s*<>", "the null sender, of a mail that was forwarded", 0.5),
+    Sign("From", rf"(^|<)\s*\"?{PROGRAM}\"?@", "accounts of programs", 0.5),
+    Sign(PARTS, "^message/rfc822$", "Outlook.com's feedback loop", 0.5),
+    Sign(PARTS, "message/(delivery-status|feedback-report)", "RFC 3464, RFC 5965", 0.5),
 )
 
 COMMENT = re.compile(r"\([^()]*\)")
@@ -92,9 +93,7 @@ class Machines:
             for pattern, sign in self._signs[name]:
                 if pattern.search(value):
                     found.add(sign)
-                    if sign.certain or len(found) > 1:
-                        return True
-        return False
+        return sum(sign.weight for sign in found) >= 1
 
     def _values(self, message: "mailroom.message.Message") -> Iterator[tuple[str, str]]:
         yield SENDER, message.From
@@ -103,7 +102,7 @@ class Machines:
             name = header.lower()
             if name in self._signs:
                 value = str(text)[:MAX_VALUE]
-                if name == "subject" and "=?" in value:
+                if name == "subject" and ("=?" in value or not value.isascii()):
                     value = str(message["Subject"])[:MAX_VALUE]
                 for _ in range(10 if "(" in value else 0):  # comments in comments
                     value = COMMENT.sub("", value)

@@ -80,7 +80,7 @@ COUNTED_TOO_EARLY = """replies = self._limit_replies(message)
 COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
 """
 PACKAGE = [
-    ("test_receiver.py", "receiver.py", 'return "552 5.3.4 The message is too big"', "return None"),
+    ("test_receiver.py", "receiver.py", 'append("552 5.3.4 The message is too big")', 'append("250 2.0.0 Ok")'),
     ("test_receiver.py", "receiver.py", 'answer = "451 4.3.0 The mail', 'answer = "250 2.0.0 The mail'),
     ("test_receiver.py", "receiver.py", "if not is_slow and", "if"),
     ("test_pool.py", "pool.py", "if len(queue) == 1:", "if True:"),

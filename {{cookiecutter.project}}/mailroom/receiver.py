@@ -1,6 +1,7 @@
 """Receive mail over LMTP or SMTP.
 
-Salmon's receivers parse the protocols. The subclasses here correct what Salmon leaves wrong.
+The ports are those of Salmon's receivers. What is said there is not: Salmon's channels have one answer to a mail, at
+once; they lose octets, let `email` rewrite addresses, and look up this machine's name for each connection.
 """
 
 import logging
@@ -11,13 +12,14 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from salmon import server
 from salmon.routing import Router
-from salmon.server import SMTPError, asyncore, lmtpd, smtpd
+from salmon.server import SMTPError, asyncore, lmtpd
 
 from mailroom import failing
 from mailroom.envelope import describe
@@ -56,19 +58,21 @@ SIZE = re.compile(r"\sSIZE=(\d{1,20})(?!\S)", re.IGNORECASE)
 
 
 class _Channel(lmtpd.asynchat.async_chat):
-    """One connection. It is also the server to which Salmon's channel hands each mail."""
+    """One connection, which speaks LMTP (RFC 2033) or SMTP (RFC 5321), the latter with one recipient a transaction."""
 
-    def __init__(self, receiver: "_Receiver", connection: socket.socket, address: Any, **options: Any) -> None:
+    def __init__(self, receiver: "_Receiver", connection: socket.socket) -> None:
         self.receiver = receiver
         self.active = time.monotonic()
         self._octets = bytearray()
-        self._content = b""
         self._too_long = False
-        # Answers in their order from the first mail on that is still being handled, each with the `Future` of its mail.
-        self._answers: deque[tuple[Future[str | None] | None, Any]] = deque()
-        self._mail: Future[str | None] | None = None  # the next answer is for this one
+        self._sender: str | None = None
+        self._recipients: list[str] = []
+        # To each recipient of a mail, in their order, from the first on that is still being handled.
+        self._answers: deque[Future[str] | str] = deque()
         self._held = b""  # commands that wait for those answers
-        super().__init__(self, connection, address, **options)
+        super().__init__(connection)
+        self.set_terminator(b"\r\n")
+        self._say(f"220 {receiver.room.domain}")
 
     def collect_incoming_data(self, data: bytes) -> None:
         limit = COMMAND_OCTETS
@@ -89,38 +93,16 @@ class _Channel(lmtpd.asynchat.async_chat):
         elif self.receiver.stopping:
             self.close_with_421("4.3.2 The service is going down")
         elif self.get_terminator() == END_OF_MAIL:
-            # Salmon's channels lose a CR before a CRLF, and leave dots that were doubled (RFC 5321, section 4.5.2).
-            self._content = data.replace(b"\r\n.", b"\r\n")[2:] + b"\r\n"
-            self._pass_on(b"")
-            if self._answers:
-                self._held, self.ac_in_buffer = self.ac_in_buffer, b""
+            self._mail(data)
+        elif self._too_long:
+            self._say("500 5.5.2 The line is too long")
+        elif not data.isascii():
+            is_path = data[:4].upper() in (b"MAIL", b"RCPT")
+            self._say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
         else:
-            self._command(data)
-            if self.get_terminator() == END_OF_MAIL:
-                # The end of an empty mail begins with the CRLF of the command DATA (RFC 5321, section 4.1.1.4).
-                self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
+            self._command(data.decode("ascii"))
         self._too_long = False
         self.active = time.monotonic()  # the client waited while the handler ran
-
-    def process_message(self, peer: Any, sender: Any, recipients: Any, data: bytes, **options: Any) -> str | None:
-        """Answer one mail for one recipient: None for 250, or the answer itself."""
-        if self._too_long:
-            return "552 5.3.4 The message is too big"
-        recipient = recipients[0] if isinstance(recipients, list) else recipients
-        answer = self.receiver.answer(peer, _text(sender), _text(recipient), self._content)
-        if not isinstance(answer, Future):
-            return answer
-        self._mail = answer
-        answer.add_done_callback(lambda _: self.receiver.wake(self))
-        return None
-
-    def push(self, answer: Any) -> None:
-        """Send an answer, after those to mails that are still being handled."""
-        if self._mail or self._answers:
-            self._answers.append((self._mail, answer))
-            self._mail = None
-        else:
-            super().push(answer)
 
     def is_waiting(self) -> bool:
         """Return whether a mail from here is still being handled."""
@@ -128,24 +110,27 @@ class _Channel(lmtpd.asynchat.async_chat):
 
     def cancel(self) -> None:
         """Answer 451 to mails whose turn has not come."""
-        for mail, _ in list(self._answers):
-            if mail:
-                mail.cancel()
+        for answer in list(self._answers):
+            if isinstance(answer, Future):
+                answer.cancel()
 
     def send_answers(self) -> None:
         """Send the answers that are known now, and go on with the commands after the last of them."""
-        while self.connected and self._answers and (self._answers[0][0] is None or self._answers[0][0].done()):
-            mail, answer = self._answers.popleft()
-            refusal = mail and ("451 4.3.2 It took too long; try again later" if mail.cancelled() else mail.result())
-            if refusal:
-                answer = refusal.encode("ascii") if isinstance(answer, bytes) else refusal
-            super().push(answer)
+        self._send_known()
+        if self._answers or not self.connected:
+            return
+        if self.receiver.stopping:
+            self.close_with_421("4.3.2 The service is going down")
+        elif self._held:
+            self.handle_read()
+
+    def _send_known(self) -> None:
+        while self.connected and self._answers and (isinstance(self._answers[0], str) or self._answers[0].done()):
+            answer = self._answers.popleft()
+            if isinstance(answer, Future):
+                answer = "451 4.3.2 It took too long; try again later" if answer.cancelled() else answer.result()
+            self._say(answer)
             self.active = time.monotonic()
-        if self.connected and not self._answers:
-            if self.receiver.stopping:
-                self.close_with_421("4.3.2 The service is going down")
-            elif self._held:
-                self.handle_read()
 
     def recv(self, size: int) -> bytes:
         held, self._held = self._held, b""
@@ -157,7 +142,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         if self._is_leaving():
             self.close()
         else:
-            self.say(f"421 {text}")
+            self._say(f"421 {text}")
             self.close_when_done()
 
     def readable(self) -> bool:
@@ -174,45 +159,63 @@ class _Channel(lmtpd.asynchat.async_chat):
     def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
 
-    def _pass_on(self, data: bytes) -> None:
-        super().collect_incoming_data(data)
-        super().found_terminator()
+    def _say(self, answer: str) -> None:
+        self.push(answer.encode("ascii") + b"\r\n")
 
-    def _command(self, line: bytes) -> None:
-        """Pass a command to Salmon's channel, or answer it where Salmon would misread it."""
-        is_path = line[:4].upper() in (b"MAIL", b"RCPT")
-        if self._too_long:
-            self.say("500 5.5.2 The line is too long")
-        elif not line.isascii():
-            self.say("553 5.6.7 Only ASCII addresses, please" if is_path else "500 5.5.2 Only ASCII, please")
-        elif is_path:
-            self._path(line.decode("ascii"))
-        elif line[:5].upper() == b"NOOP ":
-            self._try(b"NOOP")  # RFC 5321, section 4.1.1.9: what follows is ignored
+    def _mail(self, data: bytes) -> None:
+        """Hand a mail over for each of its recipients."""
+        sender, recipients = self._sender or "", self._recipients
+        self._reset()
+        self.set_terminator(b"\r\n")
+        data = data.replace(b"\r\n.", b"\r\n")[2:] + b"\r\n"  # RFC 5321, section 4.5.2
+        for recipient in recipients:
+            if self._too_long:
+                self._answers.append("552 5.3.4 The message is too big")
+            else:
+                self._answers.append(self.receiver.answer(self, sender, recipient, data))
+            self._send_known()
+        if self._answers:
+            self._held, self.ac_in_buffer = self.ac_in_buffer, b""
+
+    def _reset(self) -> None:
+        self._sender, self._recipients = None, []
+
+    def _command(self, line: str) -> None:
+        verb = line.partition(" ")[0].upper()
+        if verb in ("MAIL", "RCPT"):
+            self._path(line)
+        elif verb == "DATA" and self._recipients:
+            self._say("354 End data with <CR><LF>.<CR><LF>")
+            self.set_terminator(END_OF_MAIL)
+            # The end of an empty mail begins with the CRLF of this command (RFC 5321, section 4.1.1.4).
+            self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
         else:
-            self._try(line)
-
-    def _try(self, line: bytes) -> None:
-        try:
-            self._pass_on(line)
-        except Exception:  # `email`, with which Salmon parses addresses, raises anything
-            self.say("501 5.5.2 That cannot be read")
+            for answer in self.receiver.answers.get(verb, ["502 5.5.2 There is no such command here"]):
+                self._say(answer)
+            if verb == "QUIT":
+                self.close_when_done()
+            elif verb in ("RSET", *self.receiver.greetings):
+                self._reset()
 
     def _path(self, line: str) -> None:
         path = PATH.fullmatch(line)
         if not path:
-            self.say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
+            self._say("501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>")
             return
         address = path["address"] or path["bare"] or ""
-        refuse = self._refuse_sender if path["command"].upper() == "MAIL FROM" else self._refuse_recipient
-        refusal = refuse(address, path["parameters"])
+        is_sender = path["command"].upper() == "MAIL FROM"
+        refusal = self._refuse_sender(address, path["parameters"]) if is_sender else self._refuse_recipient(address)
         if refusal:
             LOG.info("refused %r: %s", line, refusal)
-            self.say(refusal)
+        elif is_sender:
+            self._sender = address
         else:
-            self._try(f"{path['command']}:<{address}>".encode("ascii"))
+            self._recipients.append(address)
+        self._say(refusal or "250 2.1.0 Ok")
 
     def _refuse_sender(self, address: str, parameters: str) -> str | None:
+        if self._sender is not None:
+            return "503 5.5.1 RSET comes first"
         size = SIZE.search(parameters)
         if size and int(size[1]) > self.receiver.room.max_message_size:
             return "552 5.3.4 The message is too big"
@@ -221,42 +224,15 @@ class _Channel(lmtpd.asynchat.async_chat):
             return "553 5.1.7 That sender address cannot be used"
         return None
 
-    def _refuse_recipient(self, address: str, parameters: str) -> str | None:
+    def _refuse_recipient(self, address: str) -> str | None:
+        if self._sender is None:
+            return "503 5.5.1 MAIL comes first"
+        # SMTP has one answer for all recipients of a mail; it cannot name those that failed.
+        if self._recipients and "EHLO" in self.receiver.greetings:
+            return "452 4.5.3 One recipient a transaction, please"
         if address.isprintable() and self.receiver.room.is_routed(address):
             return None
         return "550 5.1.1 There is no such address here"
-
-
-class _LMTPChannel(_Channel, lmtpd.LMTPChannel):
-    def push(self, answer: bytes) -> None:
-        if answer == b"250 PIPELINING":  # the end of the answer to LHLO
-            super().push(b"250-8BITMIME")  # RFC 2033, section 5
-            super().push(b"250-SIZE %d" % self.receiver.room.max_message_size)
-        super().push(answer)
-
-    def lmtp_EHLO(self, arg: str) -> None:
-        self.push(b"500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")
-
-    lmtp_HELO = lmtp_EHLO
-
-    def say(self, answer: str) -> None:
-        self.push(answer.encode("ascii"))
-
-
-class _SMTPChannel(_Channel, smtpd.SMTPChannel):
-    def say(self, answer: str) -> None:
-        self.push(answer)
-
-    def _getaddr(self, arg: str) -> Any:
-        # `email`, with which Salmon parses, decodes =?utf-8?q?alice?=@b.example into another address.
-        return (arg, "") if MAILBOX.fullmatch(arg[1:-1]) else super()._getaddr(arg)
-
-    def smtp_RCPT(self, arg: str) -> None:
-        # SMTP has one answer for all recipients of a mail; it cannot name those that failed.
-        if self.rcpttos:
-            self.say("452 4.5.3 One recipient a transaction, please")
-        else:
-            super().smtp_RCPT(arg)
 
 
 class _Wake(asyncore.dispatcher):
@@ -301,6 +277,8 @@ class _Receiver(asyncore.dispatcher):
     the mails that are being handled.
     """
 
+    greetings: Sequence[str] = ()
+
     def __init__(
         self, room: Mailroom, host: str, port: int, lock_timeout: float = 30.0, stop_timeout: float = 30.0
     ) -> None:
@@ -308,6 +286,17 @@ class _Receiver(asyncore.dispatcher):
         self.lock_timeout = lock_timeout
         self.stop_timeout = stop_timeout
         self.pool = Pool(room.handler_threads) if room.handler_threads else None
+        extensions = ["PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME"]  # RFC 2033, section 5
+        welcome = [f"250-{line}" for line in (room.domain, *extensions)] + [f"250 SIZE {room.max_message_size}"]
+        self.answers = {
+            "LHLO": ["500 5.5.1 This port speaks SMTP (RFC 5321), not LMTP: say EHLO"],
+            **dict.fromkeys(["EHLO", "HELO"], ["500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO"]),
+            **dict.fromkeys(self.greetings, welcome),
+            "DATA": ["503 5.5.1 RCPT comes first"],
+            "NOOP": ["250 2.0.0 Ok"],
+            "RSET": ["250 2.0.0 Ok"],
+            "QUIT": ["221 2.0.0 Bye"],
+        }
         self.host = host
         self.port = port
         self.stopping = False
@@ -373,24 +362,23 @@ class _Receiver(asyncore.dispatcher):
             return
         if accepted is None:
             return
-        connection, address = accepted
+        connection, _ = accepted
         try:
-            # Salmon answers in small writes; without this, each waits for the other side's ACK.
+            # Answers are small writes; without this, each waits for the other side's ACK.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.getpeername()
-        except OSError:  # the client has left, which Salmon's channel does not survive
+        except OSError:  # the client has left
             connection.close()
-        else:
-            self.channel(connection, address)
-            if len(self._channels()) > self.max_connections:
-                self._close_idlest()
+            return
+        _Channel(self, connection)
+        if len(self._channels()) > self.max_connections:
+            self._close_idlest()
 
     def log_info(self, message: str, type: str = "info") -> None:
         LOG.error("%s", message)
 
-    def answer(self, peer: Any, sender: str, recipient: str, data: bytes) -> Future[str | None] | str | None:
-        """Deliver one mail; return None when it was handled, the answer that refuses it, or the `Future` of either."""
-        mail = peer, sender, recipient, data
+    def answer(self, channel: _Channel, sender: str, recipient: str, data: bytes) -> Future[str] | str:
+        """Deliver one mail; return the answer, or the `Future` of that, which wakes the channel."""
+        mail = channel.addr, sender, recipient, data
         if self.pool is None:
             return self._deliver(*mail)
         writer = person(sender, self.room.forwarders) or object()  # who has no order
@@ -403,10 +391,14 @@ class _Receiver(asyncore.dispatcher):
                 pass
             finally:
                 Router.call_lock.release()
-        return self.pool.submit(writer, partial(self._deliver, *mail), is_slow) or "451 4.3.2 Too much mail waits"
+        answer = self.pool.submit(writer, partial(self._deliver, *mail), is_slow)
+        if answer is None:
+            return "451 4.3.2 Too much mail waits"
+        answer.add_done_callback(lambda _: self.wake(channel))
+        return answer
 
-    def _deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool = True) -> str | None:
-        """Deliver one mail; return None when it was handled, otherwise the answer that refuses it.
+    def _deliver(self, peer: Any, sender: str, recipient: str, data: bytes, waits: bool = True) -> str:
+        """Deliver one mail; return the answer.
 
         When somebody else holds a lock, nothing has changed: raise `TimeoutError`, or if it `waits`, try again for
         `lock_timeout` seconds, since a storage or a database may give up earlier.
@@ -422,7 +414,7 @@ class _Receiver(asyncore.dispatcher):
                     return _refusal(error, sender, recipient, data)
             else:
                 failing.handled(sender, recipient, data)
-                return None
+                return "250 2.0.0 Ok"
 
     def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:
@@ -471,27 +463,20 @@ class _Receiver(asyncore.dispatcher):
 class LMTPReceiver(_Receiver, server.LMTPReceiver):
     """Salmon's LMTP receiver (RFC 2033): takes mail for a `Mailroom` at `host` and `port`, once it is started."""
 
-    def channel(self, connection: socket.socket, address: Any) -> _Channel:
-        return _LMTPChannel(self, connection, address)
+    greetings = ("LHLO",)
 
 
 class SMTPReceiver(_Receiver, server.SMTPReceiver):
     """Salmon's SMTP receiver (RFC 5321): like `LMTPReceiver`, one recipient a transaction."""
 
-    def channel(self, connection: socket.socket, address: Any) -> _Channel:
-        return _SMTPChannel(self, connection, address, data_size_limit=self.room.max_message_size)
-
-
-def _text(path: str | bytes) -> str:
-    """Return the address that Salmon's channels pass as text or octets, with or without brackets."""
-    text = path.decode("ascii") if isinstance(path, bytes) else path
-    return text[1:-1] if text.startswith("<") else text
+    greetings = ("EHLO", "HELO")
 
 
 def _refusal(error: BaseException, sender: str, recipient: str, data: bytes) -> str:
     """Return the answer to a mail that could not be handled, and log why."""
     handler, mail = handler_name(error), describe(sender, recipient, data)
-    answer = _one_line(str(error))
+    # One line of ASCII, whatever text a handler puts into its `SMTPError`.
+    answer = " ".join(str(error).encode("ascii", "replace").decode("ascii").split())[:500]
     if isinstance(error, SMTPError) and re.match("[45][0-9][0-9] ", answer):
         cause = f" ({error.__cause__!r})" if error.__cause__ else ""
         LOG.warning("refused %s: %s%s", mail, answer, cause)
@@ -502,8 +487,3 @@ def _refusal(error: BaseException, sender: str, recipient: str, data: bytes) -> 
     if handler and answer.startswith("4"):
         failing.failed(sender, recipient, data, handler)
     return answer
-
-
-def _one_line(answer: str) -> str:
-    """Return `answer` as one line of ASCII: a handler puts any text into its `SMTPError`."""
-    return " ".join(answer.encode("ascii", "replace").decode("ascii").split())[:500]

@@ -1,9 +1,7 @@
 """`operate.py check` finds what is wrong with an installation and its handlers, and says what to do."""
 
 import json
-import socket
 import sys
-import time
 from importlib import metadata
 
 import pytest
@@ -56,12 +54,6 @@ def test_start_hidden_by_another_module_on_the_same_route_is_reported(check, hom
 
     assert len(found) == 2
     assert found[0].startswith("second.START never runs for ^(?P<list_name>news)")
-
-
-def test_slow_lookup_of_the_host_name_is_reported(check, monkeypatch):
-    monkeypatch.setattr(socket, "getfqdn", lambda name="": time.sleep(1.5) or "slow.example")
-
-    assert "looking up slow.example took" in check()["host name"]
 
 
 def test_unsupported_version_of_salmon_is_reported(check, monkeypatch):

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import smtplib
-import socket
 import sys
 import time
 from importlib import metadata
@@ -27,7 +26,6 @@ from mailroom.room import current
 from mailroom.testing.exchange import with_place
 
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
-SLOW = 1  # second
 OLD_MAIL = 600  # seconds in the outbox
 OLD_FAILURE = 3600  # seconds of answering 451
 PROBE = "check@localhost"  # the sender of a state that is written and deleted
@@ -170,15 +168,6 @@ def relay() -> str:
     return f"{place} takes mail"
 
 
-def host_name() -> str:
-    """Time how long this machine looks up its own name, which Salmon does for each connection."""
-    started = time.monotonic()
-    name = socket.getfqdn()
-    if time.monotonic() - started > SLOW:
-        raise Trouble(f"looking up {name} took {time.monotonic() - started:.1f} s; put this name into /etc/hosts")
-    return name
-
-
 def stored_states() -> str:
     """Look for damage, and for stored states without a handler: the server does not start with them."""
     try:
@@ -230,4 +219,4 @@ def server() -> str:
     return f"{receiver.host}:{receiver.port} takes mail"
 
 
-CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, outbox, handlers, host_name
+CHECKS = user, versions, packages, settings, routes, storage, permissions, relay, outbox, handlers

@@ -385,6 +385,16 @@ def test_script_with_an_outbox_in_memory_sends_at_once(room, sink):
     assert [reply["Subject"] for reply in sink.replies] == ["hello"]
 
 
+def test_script_with_an_outbox_in_memory_sends_nothing_when_its_states_cannot_be_stored(room, sink, monkeypatch):
+    Router.STATE_STORE = MemoryStorage()
+    with pytest.raises(StorageError), room.transaction():
+        room.storage.set("key", ALICE, "SUBSCRIBED")
+        room.send(mail(), to=ALICE)
+        monkeypatch.setattr(room.storage.states, "set", lambda *row: int("a fault"))
+
+    assert sink.offered == 0
+
+
 def test_relay_that_answers_late_to_a_content_gets_it_once(room, sink, monkeypatch):
     monkeypatch.setattr(envelope, "SECONDS", 0.5)
     room.sending.start()

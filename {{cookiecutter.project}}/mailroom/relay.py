@@ -211,10 +211,7 @@ class Relay(server.Relay):
 
 
 class _Connection(smtplib.SMTP):
-    """A connection that fails at the time `until`, however slowly octets come and go.
-
-    Where an answer is late then, `prolong` is called with `LAST_ANSWER`, for which it is waited on.
-    """
+    """A connection that fails at the time `until`, which `prolong` may move once, however slowly octets come and go."""
 
     sock: Any
     prolong: Callable[[float], object] | None = None

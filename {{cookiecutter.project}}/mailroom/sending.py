@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mailroom.storage import Storage, Transaction
 
 LOG = logging.getLogger(__name__)
+OUTCOMES = {logging.INFO: "sent", logging.WARNING: "set back", logging.ERROR: "refused for good"}
 
 POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
 RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
@@ -100,11 +101,6 @@ class Sending:
         """Return whether mail is stored before it is sent: nobody would send what a script keeps in its own memory."""
         return self.room.relay.needs_outbox and (storage.is_shared or self.is_running())
 
-    def before_commit(self, here: Transaction) -> None:
-        """Send to a relay what no outbox keeps; where it fails, so does the transaction."""
-        if self.room.relay.needs_outbox and not self.uses_outbox(here.storage):
-            self._send_now(here)
-
     def committed(self, here: Transaction) -> None:
         """Send the mail of a transaction that has been committed."""
         if self.uses_outbox(here.storage):
@@ -113,12 +109,9 @@ class Sending:
                 with self._changed:
                     self._next_poll = min(self._next_poll, time.monotonic() + SETTLE_SECONDS)
                     self._changed.notify_all()
-        elif not self.room.relay.needs_outbox:
-            self._send_now(here)
-
-    def _send_now(self, here: Transaction) -> None:
-        for envelope in here.mail:
-            self.room.relay.send_now(envelope)
+        else:
+            for envelope in here.mail:
+                self.room.relay.send_now(envelope)
 
     def claimed(self) -> set[tuple[int, str]]:
         """Return the mails and recipients that this worker has claimed: what it takes now comes after them."""
@@ -230,13 +223,9 @@ class Sending:
             answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))
             self._rest(error)
         for recipient, answer in answers.items():
+            level = logging.INFO if answer.is_yes else logging.ERROR if parcel.is_last(answer) else logging.WARNING
             mail = f"mail with Message-ID {message_id(envelope.data)} to {recipient}"
-            if answer.is_yes:
-                LOG.info("sent %s: %s", mail, answer)
-            elif parcel.is_last(answer):
-                LOG.error("refused for good, %s: %s", mail, answer)
-            else:
-                LOG.warning("set back %s: %s", mail, answer)
+            LOG.log(level, "%s: %s: %s", OUTCOMES[level], mail, answer)
         return answers
 
     def _rest(self, error: BaseException) -> None:

@@ -42,7 +42,7 @@ def list_(storage: Storage, as_json: bool) -> None:
 
 
 def chosen(command: Callable[..., list[Row]]) -> Any:
-    """Pass a command the rows that its arguments select: by ID of the mail and by recipient."""
+    """Make a command of a function of rows, which its arguments select: by ID of the mail and by recipient."""
 
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
     @click.option("--to", metavar="GLOB", help="Mail to matching recipients, for example '*@people.example'.")
@@ -59,11 +59,9 @@ def chosen(command: Callable[..., list[Row]]) -> Any:
             click.echo(f"{command.__name__}  {row.mail}  {row.recipient}")
         click.echo(f"{len(done)} in all{f', {len(found) - len(done)} are due already' if done != found else ''}")
 
-    run.__doc__ = command.__doc__
-    return run
+    return outbox.command(command.__name__, help=command.__doc__)(run)
 
 
-@outbox.command("retry")
 @chosen
 def retry(storage: Storage, found: list[Row]) -> list[Row]:
     """Try mail again now that the relay has refused, for now or for good.
@@ -74,7 +72,6 @@ def retry(storage: Storage, found: list[Row]) -> list[Row]:
     return waiting.retry(storage, found)
 
 
-@outbox.command("drop")
 @chosen
 def drop(storage: Storage, found: list[Row]) -> list[Row]:
     """Delete mail from the outbox: its recipients never get it.

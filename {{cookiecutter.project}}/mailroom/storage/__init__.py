@@ -225,8 +225,6 @@ class Storage(StateStorage):
             token = _open.set(here)
             try:
                 yield here
-                if sending:
-                    sending.before_commit(here)
                 self.commit(here)
             except BaseException:
                 self.rollback(here)

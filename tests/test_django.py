@@ -19,6 +19,9 @@ from tests.waiting import wait_until
 
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
+CAROL = "carol@people.example"
+DAVE = "dave@people.example"
+NEWS, DEV = (f"app.handlers.subscription:{name}" for name in ("news", "dev"))
 ADMIN_TESTS = Path(__file__).parent / "mailroom" / "django" / "test_admin.py"
 SECRET_KEY = "only for tests, but longer than 32 characters"
 
@@ -144,7 +147,7 @@ State.objects.create(key="app.handlers.subscription:news", sender="carol@people.
 
 
 @needs_browser
-def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, sink, tmp_path):
+def test_an_operator_puts_a_sender_back_to_the_start_and_repairs_the_outbox_in_a_browser(application, sink, tmp_path):
     app = application(state_storage="django", LISTS="news,dev").start()
     for sender, recipient in ((ALICE, "news-subscribe"), (ALICE, "dev-subscribe"), (BOB, "news-subscribe")):
         app.send(sender, recipient)
@@ -154,46 +157,68 @@ def test_an_operator_puts_a_sender_back_to_the_start_in_a_browser(application, s
         ran = app.run("python", "webapp.py", *command)
         assert ran.returncode == 0, ran.stderr
 
+    sink.answers[CAROL] = "451 4.7.1 Greylisted"
+    sink.answers[DAVE] = "550 5.1.1 No such user"
+    for sender in (CAROL, DAVE):
+        app.send(sender, "news")
+        app.wait_for_log(f"to {sender}: {sink.answers[sender]}")
+
     with pages(app) as url, Browser(tmp_path / "browser") as browser:
         log_in(browser, url, "olga")
-        assert rows(browser) == [
-            [BOB, "news", "SUBSCRIBED"],
-            [ALICE, "dev", "CONFIRMING"],
-            [ALICE, "news", "CONFIRMING"],
-        ]
-        assert browser.texts(".mail-states-counts li") == ["2\nCONFIRMING", "1\nSUBSCRIBED"]
+        alice = [[ALICE, DEV, "CONFIRMING"], [ALICE, NEWS, "CONFIRMING"]]
+        assert rows(browser) == [[BOB, NEWS, "SUBSCRIBED"], *alice]
 
-        browser.follow("SUBSCRIBED", "1 state")
-        assert rows(browser) == [[BOB, "news", "SUBSCRIBED"]]
+        browser.follow("SUBSCRIBED (1)", "1 state")
+        assert rows(browser) == [[BOB, NEWS, "SUBSCRIBED"]]
         browser.follow("Clear all filters", "3 states")
-        browser.follow("dev", "1 state")
-        assert rows(browser) == [[ALICE, "dev", "CONFIRMING"]]
+        browser.follow(":dev", "1 state")
+        assert rows(browser) == [[ALICE, DEV, "CONFIRMING"]]
         browser.follow("Clear all filters", "3 states")
         browser.fill("q", "alice@")
         browser.press("#changelist-search [type=submit]", "2 states")
-        assert rows(browser) == [[ALICE, "dev", "CONFIRMING"], [ALICE, "news", "CONFIRMING"]]
+        assert rows(browser) == alice
 
-        browser.follow("news", "1 state")
+        browser.follow(":news", "1 state")
         browser.tick("[name=_selected_action]")
         browser.choose("action", "Back to START")
-        browser.press("[name=index]", f"{ALICE} (news), now CONFIRMING")
+        browser.press("[name=index]", f"{ALICE}, CONFIRMING ({NEWS})")
         browser.press("#content [type=submit]", "Back to START: 1.")
+
+        browser.follow("Mail", "Mails in the outbox")
+        browser.follow("Mails in the outbox", "2 mails in the outbox")
+        assert rows(browser, "recipient", "last_answer") == [
+            [CAROL, "451 4.7.1 Greylisted"],
+            [DAVE, "550 5.1.1 No such user"],
+        ]
+        assert browser.texts(".mail-states-trouble") == ["never: refused for good", "550 5.1.1 No such user"]
+        del sink.answers[DAVE]
+        browser.follow("Refused for good", "1 mail in the outbox")
+        browser.tick("[name=_selected_action]")
+        browser.choose("action", "Retry now")
+        browser.press("[name=index]", "Due now: 1.")
+        assert sink.take()[0].recipients == (DAVE,)
+        browser.open(f"{url}admin/mail_states/outbox/?q=carol")
+        browser.tick("[name=_selected_action]")
+        browser.choose("action", "Drop")
+        browser.press("[name=index]", "Nobody gets it.")
+        browser.press("#content [type=submit]", "Dropped: 1.")
 
         ran = app.run("python", "webapp.py", "shell", "-c", STATE_WITHOUT_HANDLER)
         assert ran.returncode == 0, ran.stderr
         log_in(browser, url, "rita")
         assert rows(browser) == [
-            ["carol@people.example", "news", "ASKED: no handler"],
-            [BOB, "news", "SUBSCRIBED"],
-            [ALICE, "dev", "CONFIRMING"],
+            ["carol@people.example", NEWS, "ASKED: no handler"],
+            [BOB, NEWS, "SUBSCRIBED"],
+            [ALICE, DEV, "CONFIRMING"],
         ]
-        assert browser.texts(".mail-states-counts li") == ["1\nASKED: no handler", "1\nCONFIRMING", "1\nSUBSCRIBED"]
+        assert "ASKED: no handler (1)" in browser.texts("#changelist-filter li")
         assert browser.texts("[name=action]") == [], "who may only look has no action"
 
     app.send(ALICE, "news")
     assert sink.take()[0]["Subject"] == "You are not subscribed to news"
     app.send(BOB, "news")
     assert sink.take()[0]["Subject"] == "Your mail to news has arrived"
+    assert "0 in all" in app.run("python", "operate.py", "outbox").stdout
 
 
 def log_in(browser, url, user):
@@ -204,9 +229,9 @@ def log_in(browser, url, user):
     browser.press("[type=submit]", "States of the senders")
 
 
-def rows(browser):
-    """Return sender, key and state of each row that the page shows."""
-    columns = ("sender", "short_key", "state_")
+def rows(browser, *columns):
+    """Return what the page shows of each row, by default sender, key and state."""
+    columns = columns or ("sender", "key", "state_")
     return [list(row) for row in zip(*(browser.texts(f"tbody .field-{column}") for column in columns), strict=True)]
 
 

@@ -1,27 +1,32 @@
-"""The page to look at the states and to mend them; with a million rows as well.
+"""The pages to look at states and outbox, and to mend them; of a million rows, none is counted or sorted in full."""
 
-Nothing is counted or sorted in full: counts stop at `MAX_COUNTED`, and what is shown comes by an index.
-"""
-
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db import router, transaction
+from django.db.models import Q
 from django.template.response import TemplateResponse
-from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.timesince import timesince
+from django.utils.timezone import template_localtime
 from salmon.routing import ROUTE_FIRST_STATE, Router
 
-from mailroom import handlers
-from mailroom.django.models import State
+from mailroom import handlers, outbox
+from mailroom.django.models import Outbox, State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError
 
 MAX_COUNTED = 10_000
 MAX_FOUND = 1_000
-MAX_RESET = 900  # Django takes 1,000 fields of a form
+MAX_VALUES = 100
+MAX_CHOSEN = 900  # Django takes 1,000 fields of a form
+OVERDUE = 60  # seconds
 
 
 class More(int):
@@ -43,89 +48,116 @@ class ShortPaginator(Paginator):
         return counted(self.object_list)
 
 
-def is_lost(state: str, key: str | None = None) -> bool:
-    """Return whether no handler has the state: mail of its senders is refused. Only a process with routes can tell."""
-    return bool(Router.ORDER) and not handlers.has_handler(key, state)
+def shown_time(moment: datetime) -> str:
+    return str(template_localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
-class ValueFilter(admin.SimpleListFilter):
-    """Choices of the values that an indexed field has."""
+def trouble(text: str) -> Any:
+    return format_html('<span class="mail-states-trouble">{}</span>', text)
 
-    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-        return [(value, value) for value in State.objects.values_of(self.parameter_name)]
+
+def shown_state(state: str, key: str | None) -> Any:
+    """Return a state, marked where no handler has it: mail of its senders is refused. Without routes, nobody knows."""
+    has_handler = not Router.ORDER or handlers.has_handler(key, state)
+    return state if has_handler else trouble(f"{state}: no handler")
+
+
+class MailAdmin(admin.ModelAdmin):
+    """Rows that mail writes. People look at them, and change them by actions only."""
+
+    title: str
+    paginator = ShortPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+
+    class Media:
+        css = {"all": ["mail_states/states.css"]}
+
+    def has_add_permission(self, request: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+        return obj is None and super().has_change_permission(request)
+
+    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
+        return obj is None and super().has_delete_permission(request)
+
+    def get_actions(self, request: Any) -> dict[str, Any]:
+        return {name: action for name, action in super().get_actions(request).items() if name in self.actions}
+
+    # A reset is one transaction for each sender, under the sender's lock.
+    @transaction.non_atomic_requests(using=router.db_for_write(State))
+    def changelist_view(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
+        return super().changelist_view(request, {"title": self.title, **(extra_context or {})})
+
+    def act(self, request: Any, rows: Any, act: Callable[[Any, DjangoStorage, Any], None], question: str = "") -> Any:
+        """Call `act(request, storage, rows)` with the rows that were chosen, once the question was answered."""
+        chosen = list(rows[: MAX_CHOSEN + 1])
+        if len(chosen) > MAX_CHOSEN:
+            self.message_user(request, f"At most {MAX_CHOSEN:,} at once; operate.py takes any number.", messages.ERROR)
+        elif question and "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": question,
+                "rows": chosen,
+                "action": request.POST["action"],
+            }
+            return TemplateResponse(request, "admin/mail_states/confirm.html", context)
+        else:
+            act(request, DjangoStorage(router.db_for_write(self.model)), chosen)
+
+
+class KeyFilter(admin.SimpleListFilter):
+    title = parameter_name = "key"
+
+    def values(self, rows: Any) -> Any:
+        return rows.order_by(self.title).values_list(self.title, flat=True).distinct()[:MAX_VALUES]
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(value, value) for value in self.values(State.objects)]
 
     def queryset(self, request: Any, rows: Any) -> Any:
         return rows if self.value() is None else rows.filter(**{self.parameter_name: self.value()})
 
 
-class StateFilter(ValueFilter):
+class StateFilter(KeyFilter):
+    """The states under the key that is looked at, each with the number of its senders."""
+
     title = parameter_name = "state"
 
-
-class KeyFilter(ValueFilter):
-    title = parameter_name = "key"
-
-    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-        rows = [State(key=value) for value, _ in super().lookups(request, model_admin)]
-        names = [row.short_key for row in rows]
-        return [
-            (row.key, row.short_key if names.count(row.short_key) == 1 else f"{row.short_key} in {row.handler}")
-            for row in rows
-        ]
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, Any]]:
+        key = request.GET.get("key")
+        rows = State.objects.filter(key=key) if key else State.objects.all()
+        numbers = {state: str(counted(rows.filter(state=state))) for state in self.values(rows)}
+        return [(state, format_html("{} ({})", shown_state(state, key), number)) for state, number in numbers.items()]
 
 
 @admin.register(State)
-class StateAdmin(admin.ModelAdmin):
-    list_display = ["sender", "short_key", "handler", "state_", "changed_"]
+class StateAdmin(MailAdmin):
+    title = "States of the senders"
+    list_display = ["sender", "key", "state_", "changed_"]
     list_filter = [StateFilter, KeyFilter]
     sortable_by = ["changed_"]
     ordering = ["-changed"]
     search_fields = ["sender"]
     search_help_text = "The beginning of an address. With @ or * at its beginning: any part of one, which takes longer."
-    paginator = ShortPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    fields = readonly_fields = ["sender", "short_key", "handler", "state_", "changed_"]
+    fields = readonly_fields = list_display
     actions = ["back_to_start"]
-
-    # A row is made and changed by mail; people put a sender back to the start, and nothing else.
-    def has_add_permission(self, request: Any) -> bool:
-        return False
-
-    def has_delete_permission(self, request: Any, obj: State | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: Any, obj: State | None = None) -> bool:
-        return obj is None and super().has_change_permission(request)
-
-    class Media:
-        css = {"all": ["mail_states/states.css"]}
 
     @admin.display(description="state")
     def state_(self, row: State) -> Any:
-        text = '<span class="mail-states-lost">{}: no handler</span>' if is_lost(row.state, row.key) else "{}"
-        return format_html(text, row.state)
+        return shown_state(row.state, row.key)
 
     @admin.display(description="changed", ordering="changed")
     def changed_(self, row: State) -> str:
-        return str(timezone.template_localtime(row.changed).strftime("%Y-%m-%d %H:%M:%S %Z"))
-
-    @transaction.non_atomic_requests  # a reset is one transaction for each sender, under the sender's lock
-    def changelist_view(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
-        response = super().changelist_view(request, {"title": "States of the senders", **(extra_context or {})})
-        page = getattr(response, "context_data", None) or {}
-        if "cl" in page:
-            page["counts"] = self._counts(page["cl"])
-        return response
+        return shown_time(row.changed)
 
     def get_search_results(self, request: Any, rows: Any, text: str) -> tuple[Any, bool]:
         text = text.strip().lower()  # as Salmon hands over a sender
         if not text:
             return rows, False
-        if text[0] in "@*":
-            found = rows.filter(sender__icontains=text.lstrip("*"))
-        else:
-            found = rows.of_senders_beginning(text)
+        part, beginning = Q(sender__icontains=text.lstrip("*")), Q(sender__gte=text, sender__lt=text + "\U0010ffff")
+        found = rows.filter(part if text[0] in "@*" else beginning)
         keys = list(found.order_by().values_list("pk", flat=True)[: MAX_FOUND + 1])
         if len(keys) > MAX_FOUND:
             messages.warning(request, f"Too many match {text!r}; only {MAX_FOUND:,} of them are looked at.")
@@ -133,51 +165,78 @@ class StateAdmin(admin.ModelAdmin):
 
     @admin.action(description=f"Back to {ROUTE_FIRST_STATE}", permissions=["change"])
     def back_to_start(self, request: Any, rows: Any) -> Any:
-        """Put senders back to the start, once that was confirmed; each while no mail of theirs is being handled."""
-        states = list(rows[: MAX_RESET + 1])
-        if len(states) > MAX_RESET:
-            text = f"At most {MAX_RESET:,} at once, please; operate.py states reset takes any number."
-            self.message_user(request, text, messages.ERROR)
-        elif "confirmed" in request.POST:
-            storage = DjangoStorage(router.db_for_write(State))
-            busy = [state for state in states if not self._reset(request, storage, state)]
-            self.message_user(request, f"Back to {ROUTE_FIRST_STATE}: {len(states) - len(busy)}.", messages.SUCCESS)
-            if busy:
-                text = f"Mail was being handled, please try again: {', '.join(map(str, busy))}."
-                self.message_user(request, text, messages.WARNING)
-        else:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": f"Back to {ROUTE_FIRST_STATE}?",
-                "opts": self.opts,
-                "states": states,
-                "start": ROUTE_FIRST_STATE,
-                "action_checkbox_name": admin.helpers.ACTION_CHECKBOX_NAME,
-            }
-            return TemplateResponse(request, "admin/mail_states/state/back_to_start.html", context)
+        return self.act(request, rows, self._reset, f"Put these senders back to {ROUTE_FIRST_STATE}?")
 
-    def _reset(self, request: Any, storage: DjangoStorage, state: State) -> bool:
-        """Return whether the row could be deleted; waits for the lock of its sender."""
+    def _reset(self, request: Any, storage: DjangoStorage, states: list[State]) -> None:
+        """Delete rows that have not changed since, each while no mail of its sender is being handled."""
+        done, busy = 0, []
+        for state in states:
+            try:
+                with storage.transaction(state.sender):
+                    number, _ = State.objects.using(storage.using).filter(pk=state.pk, state=state.state).delete()
+            except StorageError:
+                busy.append(str(state))
+            else:
+                if number:
+                    done += 1
+                    self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
+        text = f" Busy, please try again: {', '.join(busy)}." if busy else ""
+        level = messages.WARNING if busy else messages.SUCCESS
+        self.message_user(request, f"Back to {ROUTE_FIRST_STATE}: {done}.{text}", level)
+
+
+class RefusedFilter(KeyFilter):
+    title, parameter_name = "status", "refused"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("1", "Refused for good"), ("0", "Waits")]
+
+
+@admin.register(Outbox)
+class OutboxAdmin(MailAdmin):
+    title = "Outbox: mail that the relay has not taken"
+    list_display = ["recipient", "age", "tries", "next_try", "last_answer"]
+    list_filter = [RefusedFilter]
+    sortable_by: list[str] = []
+    ordering = ["pk"]
+    search_fields = ["recipient"]
+    fields = readonly_fields = ["mail", *list_display]
+    actions = ["retry", "drop"]
+
+    def get_queryset(self, request: Any) -> Any:
+        rows = super().get_queryset(request).annotate(refused=Q(due__isnull=True))
+        return rows.select_related("mail").defer("mail__data")
+
+    def age(self, row: Outbox) -> str:
+        return str(timesince(datetime.fromtimestamp(row.mail.created, timezone.utc), depth=1))
+
+    def next_try(self, row: Outbox) -> Any:
+        now = time.time()
+        if row.due is None:
+            return trouble("never: refused for good")
+        if row.due < now - OVERDUE:
+            return "when server and relay run"
+        return shown_time(datetime.fromtimestamp(row.due, timezone.utc)) if row.tries and row.due > now else "now"
+
+    def last_answer(self, row: Outbox) -> Any:
+        return trouble(row.answer) if row.answer and row.due is None else row.answer
+
+    @admin.action(description="Retry now", permissions=["change"])
+    def retry(self, request: Any, rows: Any) -> Any:
+        return self.act(request, rows, partial(self._do, outbox.retry, "Due now"))
+
+    @admin.action(description="Drop", permissions=["delete"])
+    def drop(self, request: Any, rows: Any) -> Any:
+        return self.act(request, rows, partial(self._do, outbox.drop, "Dropped"), "Drop this mail? Nobody gets it.")
+
+    def _do(self, work: Any, done: str, request: Any, storage: DjangoStorage, chosen: list[Outbox]) -> None:
+        rows = {(row.mail_id, row.recipient): row for row in chosen}
+        places = ", ".join("?" * len(chosen))
         try:
-            with storage.transaction(state.sender):
-                number, _ = State.objects.using(storage.using).filter(pk=state.pk, state=state.state).delete()
+            acted = work(storage, outbox.rows(storage, f"outbox.id IN ({places})", *(row.pk for row in chosen)))
         except StorageError:
-            return False
-        if not number:  # a mail came first
-            return False
-        self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
-        return True
-
-    def _counts(self, page: Any) -> list[dict[str, Any]]:
-        """Return how many senders are in each state, under the key that is looked at, and the link to them."""
-        rows = State.objects.filter(key=page.params["key"]) if "key" in page.params else State.objects.all()
-        numbers = [(state, counted(rows.filter(state=state))) for state in rows.values_of("state")]
-        return [
-            {
-                "name": state,
-                "number": number,
-                "link": page.get_query_string({"state": state}, ["p"]),
-                "is_lost": is_lost(state, page.params.get("key")),
-            }
-            for state, number in numbers
-        ]
+            self.message_user(request, "The database is busy, please try again.", messages.ERROR)
+            return
+        for row in acted:
+            self.log_change(request, rows[row[:2]], f"{done}.")
+        self.message_user(request, f"{done}: {len(acted)}.", messages.SUCCESS)

@@ -23,23 +23,6 @@ class ExactField(models.CharField):
         return {**super().db_parameters(connection), "collation": collation}
 
 
-class StateQuerySet(models.QuerySet):
-    def values_of(self, field: str, most: int = 100) -> list[str]:
-        """Return the different values of an indexed field, one look into the index for each."""
-        values: list[str] = []
-        following = self.order_by(field).values_list(field, flat=True)
-        while len(values) < most:
-            value = following.filter(**({f"{field}__gt": values[-1]} if values else {})).first()
-            if value is None:
-                break
-            values.append(value)
-        return values
-
-    def of_senders_beginning(self, text: str) -> Any:
-        """Return the rows of the senders whose address begins with `text`, by the index."""
-        return self.filter(sender__gte=text, sender__lt=text + "\U0010ffff")
-
-
 class State(models.Model):
     """The state of one sender under one key: a module of handlers and what its `@state_key_generator` adds."""
 
@@ -47,8 +30,6 @@ class State(models.Model):
     sender = ExactField(max_length=MAX_SENDER)
     state = ExactField(max_length=MAX_STATE)
     changed = models.DateTimeField(auto_now=True)
-
-    objects = StateQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["key", "sender"], name="mail_states_unique")]
@@ -62,17 +43,7 @@ class State(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.sender} ({self.key})"
-
-    @property
-    def handler(self) -> str:
-        """The module that handles the mail."""
-        return self.key.rpartition(":")[0] or self.key
-
-    @property
-    def short_key(self) -> str:
-        """What the key has after the module, for example a list or a ticket."""
-        return self.key.rpartition(":")[2] if ":" in self.key else ""
+        return f"{self.sender}, {self.state} ({self.key})"
 
 
 class Handled(models.Model):
@@ -88,7 +59,10 @@ class Outgoing(models.Model):
     id = models.BigIntegerField(primary_key=True)
     sender = ExactField(max_length=MAX_SENDER)
     data = models.BinaryField()
-    created = models.FloatField()  # seconds since the epoch, as the next one
+    created = models.FloatField()  # seconds since the epoch, as `due`
+
+    def __str__(self) -> str:
+        return f"{self.id} from {self.sender or '<>'}"
 
 
 class Outbox(models.Model):
@@ -102,7 +76,7 @@ class Outbox(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["mail", "recipient"], name="mail_states_outbox_unique")]
-        verbose_name = verbose_name_plural = "outbox"
+        verbose_name, verbose_name_plural = "mail in the outbox", "mails in the outbox"
 
     def __str__(self) -> str:
         return self.recipient

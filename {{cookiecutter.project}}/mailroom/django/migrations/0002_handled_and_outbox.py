@@ -36,8 +36,8 @@ class Migration(migrations.Migration):
                 ("mail", models.ForeignKey("mail_states.outgoing", DO_NOTHING, db_column="mail", db_constraint=False)),
             ],
             options={
-                "verbose_name": "outbox",
-                "verbose_name_plural": "outbox",
+                "verbose_name": "mail in the outbox",
+                "verbose_name_plural": "mails in the outbox",
                 "constraints": [
                     models.UniqueConstraint(fields=["mail", "recipient"], name="mail_states_outbox_unique")
                 ],

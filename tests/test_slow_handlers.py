@@ -17,8 +17,9 @@ from tests.waiting import wait_until
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
 
-# A mail to `slow` waits until run/go is there, unless its subject says "at once". Mail to `quick` has ordinary
-# handlers, which come one at a time. Each is a reply and a step, and one that says "fail" fails after them.
+# A mail to `slow` waits until run/go is there, unless its subject says "at once"; one that says "write" uses the database
+# before. Mail to `quick` has ordinary handlers, which come one at a time. Each is a reply and a step, and one that says
+# "fail" fails after them.
 SLOW = """
 import os
 import pathlib
@@ -353,7 +354,8 @@ def test_slow_handler_that_locks_the_database_delays_writes_and_no_connections(s
     mails = slow(state_storage=state_storage)
     assert mails.send(BOB, "slow", "write at once").result(30) == 250
     answer = mails.begin(ALICE, "write")
-    waiting = [mails.send(f"{number}@people.example", "quick", f"write {number}") for number in range(3)]
+    waiting = [mails.send(f"{number}@slow.example", "slow", f"write {number}") for number in range(20)]
+    waiting += [mails.send(f"{number}@people.example", "quick", f"write {number}") for number in range(3)]
     with Raw(mails.app.port, "lmtp", seconds=5) as raw:
         for _ in range(20):
             assert raw.say(b"NOOP\r\n").startswith("250")

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from unittest.mock import patch
 
 import pymysql
 import pytest
@@ -14,6 +15,7 @@ from mailroom.testing import assert_in_state, receive
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
+from tests.mailroom.django.contracts import SiteContract
 from tests.mailroom.storage.contracts import OurSharedStorageContract
 from tests.mailroom.storage.programs import execute
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
@@ -58,7 +60,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurSharedStorageContract, OwnTablesContract, OutboxContract):
+class TestOnAServer(OurSharedStorageContract, OwnTablesContract, OutboxContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 
@@ -216,6 +218,33 @@ def test_no_call_fails_when_its_connection_went_stale(storage, call):
         with storage.transaction(ALICE):
             storage.set(KEY, ALICE, "SUBSCRIBED")
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_mail_whose_connection_breaks_after_the_commit_is_handled(storage):
+    def end_before_the_lock_is_released(execute, sql, *arguments):
+        if "RELEASE_LOCK" in sql:
+            end_connection(number)
+        return execute(sql, *arguments)
+
+    ran = []
+    with connection.execute_wrapper(end_before_the_lock_is_released), storage.transaction(ALICE):
+        number = connection_number()
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        transaction.on_commit(lambda: ran.append("after the commit"))
+    assert ran == ["after the commit"]
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_connection_that_django_itself_renews_waits_no_longer_for_an_answer(storage):
+    with patch.dict(connection.settings_dict, CONN_HEALTH_CHECKS=True):
+        storage.close()
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        end_connection(connection_number())
+        with storage.transaction(ALICE):
+            assert "wait" in vars(connection.connection)
+    storage.close()
 
 
 @pytest.mark.parametrize("moment", ["before the states are kept", "after they are, before the end"])

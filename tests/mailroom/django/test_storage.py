@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, close_old_connections, transaction
 from salmon.routing import Router
 
 from mailroom.django.models import State
@@ -17,6 +17,7 @@ from mailroom.django.storage import DjangoStorage
 from mailroom.storage import HANDLED_KEPT, StorageError, current
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
+from tests.mailroom.django.contracts import SiteContract
 from tests.mailroom.storage.contracts import OurSharedStorageContract
 from tests.mailroom.storage.programs import execute
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
@@ -27,7 +28,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract, OutboxContract):
+class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract, OutboxContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 
@@ -89,6 +90,11 @@ def order(text):
     return State(key="order", sender=text, state="PAID")
 
 
+def atomic_that_must_be_outermost(connection):
+    with transaction.atomic(connection.alias, durable=True):
+        pass
+
+
 ENDS = {
     "transaction.commit": lambda connection: transaction.commit(connection.alias),
     "transaction.rollback": lambda connection: transaction.rollback(connection.alias),
@@ -96,6 +102,8 @@ ENDS = {
     "set_autocommit": lambda connection: connection.set_autocommit(True),
     "set_rollback": lambda connection: connection.set_rollback(True),
     "close": lambda connection: connection.close(),
+    "close_old_connections": lambda connection: close_old_connections(),
+    "atomic(durable=True)": atomic_that_must_be_outermost,
     "COMMIT": lambda connection: execute(connection, " commit"),
     "ROLLBACK": lambda connection: execute(connection, "ROLLBACK"),
     "BEGIN": lambda connection: execute(connection, "BEGIN IMMEDIATE"),
@@ -170,6 +178,18 @@ def test_others_write_until_a_handler_uses_the_database(storage):
         storage.set(KEY, ALICE, "SUBSCRIBED")
     assert {state.sender for state in orders} == {"alice's", "bob's"}
     assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
+def test_handler_that_hides_that_others_write_is_answered_451(storage):
+    storage.open()
+    other = sqlite3.connect(storage.using, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with refused(451), storage.transaction(ALICE, waits=False):
+        storage.set(KEY, ALICE, "SUBSCRIBED")
+        with suppress(StorageError):
+            State.objects.using(storage.using).count()
+        other.close()
+    assert list(storage) == []
 
 
 def test_mail_whose_model_was_kept_is_noted_and_one_that_read_only_is_not(storage):

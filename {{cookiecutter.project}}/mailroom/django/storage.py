@@ -4,13 +4,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 from django.core.management.color import no_style
-from django.db import DataError, Error, InterfaceError, OperationalError, connections, router
+from django.db import DataError, Error, connections, router
 from django.utils import timezone
 
 from mailroom.django import migrate, use_memory
@@ -28,9 +28,8 @@ STORED = "mail_states_stored"  # the alias of the states' database, when Django 
 class DjangoStorage(TableStorage):
     """States in the table of `State`, in the database that Django's settings call `using`, or a router names.
 
-    The tables are created, or changed by a newer migration, at first use. Each thread has a connection of its
-    own, which is opened anew when it has gone stale. The lock of a sender is waited for `lock_timeout` seconds,
-    and the answer of a PostgreSQL server `answer_timeout`.
+    Its first use runs the migrations. Each thread has a connection, which Django keeps for CONN_MAX_AGE seconds. The
+    lock of a sender is waited for `lock_timeout` seconds, and the answer of a PostgreSQL server `answer_timeout`.
 
     With PostgreSQL, MySQL and MariaDB the lock holds among all machines, with SQLite among the processes of one. A
     mail is an `atomic` around its handlers. With SQLite, others can write until its handlers use the database.
@@ -87,34 +86,34 @@ class DjangoStorage(TableStorage):
         return (when if when.tzinfo else when.replace(tzinfo=connections[self.using].timezone)).timestamp()
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        def fetch() -> list[Any]:
-            with connections[self.using].cursor() as cursor:
-                cursor.execute(self._sql(sql), parameters)
-                return list(cursor.fetchall())
-
-        return list(self._run(fetch))
+        with self._connected() as connection, connection.cursor() as cursor:
+            cursor.execute(self._sql(sql), parameters)
+            return list(cursor.fetchall())
 
     def execute(self, here: Transaction, sql: str, *rows: Sequence[Any]) -> None:
-        with _failing(), here.connected.ours():
+        with self._connected() as connection:
             here.connected.write()
-            with here.connected.connection.cursor() as cursor:
+            with connection.cursor() as cursor:
                 here.has_written |= run(cursor, self._sql(sql), rows)
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
         """Lock the sender and begin the transaction of the database."""
-        self._renew()
-        number = None if here.locked is None else lock_number(self.cells("", here.locked)[1])
-        waits = self.lock_timeout, self.answer_timeout
-        mail = here.connected = self._run(MailTransaction, here, self.using, number, *waits)
-        yield
-        mail.run_after_commit()
+        _renew()
+        try:
+            number = None if here.locked is None else lock_number(self.cells("", here.locked)[1])
+            with self._connected() as connection:
+                mail = here.connected = MailTransaction(self, here, connection, number)
+            yield
+            mail.run_after_commit()
+        finally:
+            _renew()
 
     def begin(self, here: Transaction) -> Any:
         return here.connected.connection
 
     def commit(self, here: Transaction) -> None:
-        with _failing(), here.connected.ours():
+        with self._connected():
             here.connected.check()
             self.keep(here)
             mail, here.connected = here.connected, None
@@ -123,17 +122,9 @@ class DjangoStorage(TableStorage):
     def rollback(self, here: Transaction) -> None:
         if here.connected is not None:
             mail, here.connected = here.connected, None
-            with suppress(Error), mail.ours():
-                mail.rollback()
-
-    def _renew(self) -> None:
-        """Close those connections of this thread, in whatever database, that an error has left of no use.
-
-        Django does so between two requests, and a mail application has none.
-        """
-        for connection in connections.all(initialized_only=True):
-            connection.close_at = None  # none is too old
-            connection.close_if_unusable_or_obsolete()
+            with suppress(Error):
+                mail.connection.set_rollback(True)
+                mail.stack.close()
 
     def _prepare(self) -> None:
         """Run those migrations that have not run, and create own tables. Other workers may start at the same moment."""
@@ -149,8 +140,7 @@ class DjangoStorage(TableStorage):
                     break
                 except Error as error:
                     # Another one may have done it; but a server that is not there, or refuses, will not change its mind.
-                    is_there = connection.connection is not None and connection.is_usable()
-                    if not (is_there or "locked" in str(error)) or time.monotonic() > deadline:
+                    if time.monotonic() > deadline or connection.connection is None and "locked" not in str(error):
                         raise
                 time.sleep(random.uniform(0.01, 0.05))
 
@@ -165,35 +155,26 @@ class DjangoStorage(TableStorage):
         statement = re.sub(r"\b(handled|outbox|outgoing)\b", r"mail_states_\1", statement)
         return re.sub(r"\bstates\b", "mail_states_state", statement).replace("?", "%s")
 
-    def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return `work(*arguments)`, tried again where the server has closed the connection since its last use.
-
-        A mail application has no request cycle, in which Django would look after that. Nothing has
-        happened then, or nothing that may not happen twice.
-        """
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Return a context with the connection of this thread, for statements of ours in it."""
         self.open()
-        connection = connections[self.using]
-        with _failing():
-            here = current()
-            mail = here and here.connected
+        connection, here = connections[self.using], current()
+        mail = here.connected if here else None
+        with failing((Error, OSError), DataError):
             if isinstance(mail, MailTransaction) and mail.connection is connection:
                 with mail.ours():
-                    return work(*arguments)
-            make_fit_for_mail(connection, self.answer_timeout)
-            used = None if connection.in_atomic_block else connection.connection
-            try:
-                return work(*arguments)
-            except (OperationalError, InterfaceError):
-                # Django may have opened another one already, at the end of a transaction.
-                if used is None or connection.connection is used and connection.is_usable():
-                    raise
-            connection.close()
-            make_fit_for_mail(connection, self.answer_timeout)
-            return work(*arguments)
+                    yield connection
+            else:
+                make_fit_for_mail(connection, self.answer_timeout)
+                yield connection
 
 
-def _failing() -> AbstractContextManager[None]:
-    return failing((Error, OSError), DataError)
+def _renew() -> None:
+    """Close the connections of this thread that are broken, or too old, as Django does before and after a request."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 def _before_fork() -> None:

@@ -85,13 +85,13 @@ TEXTS = (
     "data, text",
     [
         (b"Subject: hello\n\n", ""),
-        (b"Content-Type: text/html\n\n<p>Hi", "Hi"),
-        (b"Content-Type: multipart/mixed; boundary=b\n\n" + PICTURE + TEXTS + b"--b--\n", "Hi"),
+        (b"Content-Type: text/html\n\n<p>Hi", "Hi\n"),
+        (b"Content-Type: multipart/mixed; boundary=b\n\n" + PICTURE + TEXTS + b"--b--\n", "Hi\n"),
         (b"Content-Type: multipart/mixed; boundary=b\n\n" + PICTURE + b"--b--\n", ""),
-        (b"Content-Type: text/plain; charset=latin-1\n\nGr\xfc\xdfe", "Gr\xfc\xdfe"),
-        (b"Content-Type: text/plain; charset=nonsense\n\nHi \xfc", "Hi \xfc"),
-        (b"Content-Type: text/plain; charset*=us-ascii'en'utf-8\n\nHi", "Hi"),
-        (b"Content-Type: text/plain; charset=ascii\n\nHi \xfc", "Hi \xfc"),
+        (b"Content-Type: text/plain; charset=latin-1\n\nGr\xfc\xdfe", "Gr\xfc\xdfe\n"),
+        (b"Content-Type: text/plain; charset=nonsense\n\nHi \xfc", "Hi \xfc\n"),
+        (b"Content-Type: text/plain; charset*=us-ascii'en'utf-8\n\nHi", "Hi\n"),
+        (b"Content-Type: text/plain; charset=ascii\n\nHi \xfc", "Hi \xfc\n"),
     ],
 )
 def test_body_is_the_text_among_other_parts(reading, data, text):

@@ -129,7 +129,7 @@ def test_flowed_lines_of_japanese_are_joined_without_a_space(reading):
     ],
 )
 def test_html_is_turned_into_the_text_that_it_shows(reading, html, text):
-    assert reading(b"Content-Type: text/html\n\n" + html).text == text
+    assert reading(b"Content-Type: text/html\n\n" + html).text == (f"{text}\n" if text else "")
 
 
 REPLIES = {

@@ -41,8 +41,7 @@ class Bounce(bounce.BounceAnalyzer):
                 combined = second + third
                 self.combined_status = int(combined), bounce.COMBINED_STATUS_CODES.get(combined, "Unknown")
         if not self.failed:  # Exim
-            addresses = (message["X-Failed-Recipients"] or "").split(",")
-            self.failed = [(address.strip(), "") for address in addresses if address.strip()]
+            self.failed = [(address, "") for address in re.findall(r"[^,\s]+", message["X-Failed-Recipients"] or "")]
 
     def is_hard(self) -> bool:
         """Return whether this is a bounce for good."""

@@ -30,7 +30,7 @@ MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part 
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
 MAX_PIECES = 30_000  # parts and headers together
 
-BATV = re.compile(r"(?:prvs=[0-9a-z]{6,12}=|btv1==[^=@]+==)(?=[^@])")  # draft-levine-smtp-batv, and Oracle's
+BATV = re.compile(r"^(prvs=[0-9a-z]{6,12}=|btv1==[^=@]+==)(?=[^@])")  # draft-levine-smtp-batv, and Oracle's
 SRS = re.compile(r"srs0[=+-][^=@]+=[^=@]+=([^=@]+)=([^@]+)@(.+)")  # the Sender Rewriting Scheme
 
 # RFC 5322, section 4.5: space before the colon, at which `email` would take the header for ended.
@@ -68,10 +68,8 @@ class Message(MailRequest):
 
         It is plain text, or made of HTML (of its first half a million characters) where there is none.
         """
-        texts = [parts.text(part) for part in self._texts_and_files[0]]
-        if len(texts) == 1:
-            return texts[0]
-        return "".join(text.strip("\n") + "\n" for text in texts if text.strip())
+        texts = [parts.text(part).strip("\n") for part in self._texts_and_files[0]]
+        return "".join(f"{text}\n" for text in texts if text.strip())
 
     @cached_property
     def unquoted_text(self) -> str:
@@ -138,10 +136,7 @@ class Message(MailRequest):
         self.room.relay.deliver(headers.encode() + self.Data, To=to, From=sender)
 
     def token(self, name: str) -> str:
-        """Return 26 small letters and digits that only the sender can know, for an address that is valid for three days.
-
-        `name` says what the token is for, such as a list.
-        """
+        """Return 26 small letters and digits that only the sender can know, valid for three days and for `name`."""
         return self.room.tokens.make(name, self.From)
 
     def has_token(self, token: str, name: str) -> bool:
@@ -154,7 +149,7 @@ def read(room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) 
     lines = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
     limit = max(MAX_LINES, room.max_message_size // OCTETS_A_LINE)
     if lines > limit or lines * data.lower().count(b"multipart/") > limit * MAX_COMPARISONS:
-        raise _too_much("lines")
+        raise SMTPError(554, "5.6.0 The message has too many lines")
     try:
         return Message(room, peer, sender, recipient, data)
     except (SMTPError, MemoryError, ImportError, OSError):  # failures of this machine are answered 451
@@ -172,12 +167,10 @@ def person(sender: str, forwarders: Collection[str]) -> str:
     `forwarders` only.
     """
     address = sender.lower()
-    if not address.startswith(("prvs=", "btv1==", "srs0")):
-        return address
     srs = SRS.fullmatch(address)
     if srs and srs[3] in forwarders:
         address = f"{srs[2]}@{srs[1]}"
-    return address[tag.end() :] if (tag := BATV.match(address)) else address
+    return BATV.sub("", address)
 
 
 def _parsed(data: bytes) -> Part:
@@ -226,14 +219,10 @@ class _Part(Part):
 
     def _count(self) -> None:
         if next(self._pieces) > MAX_PIECES:
-            raise _too_much("parts or headers")
+            raise SMTPError(554, "5.6.0 The message has too many parts or headers")
 
     def get_boundary(self, failobj: Any = None) -> Any:
         if len(str(self.get("Content-Type", ""))) > parts.MAX_PARAMETERS:
-            raise _too_much("parameters")
+            raise SMTPError(554, "5.6.0 The message has too many parameters")
         boundary = super().get_boundary(failobj)
         return boundary and re.sub(r"[\r\n]", "", boundary)  # RFC 5322, section 2.2.3
-
-
-def _too_much(what: str) -> SMTPError:
-    return SMTPError(554, f"5.6.0 The message has too many {what}")

@@ -17,6 +17,7 @@ from mailroom.storage import StorageError
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from tests.script import HELLO, ONE_MAIL, Script
+from tests.sink import Sink
 from tests.waiting import wait_until
 
 ALICE, BOB, CAROL = (f"{name}@people.example" for name in ("alice", "bob", "carol"))
@@ -198,6 +199,26 @@ def test_mail_that_a_worker_is_sending_is_not_sent_by_another_one_when_the_clock
 
     wait_until_empty(room)
     assert sink.offered == 1
+    other.stop(5)
+
+
+@IN_DATABASES
+def test_mails_that_wait_for_an_earlier_one_to_their_recipient_hold_up_nobody_else(room, sink):
+    other = another_worker(room)
+    other.start()
+    with sink.held(), Sink() as another_sink:
+        with room.storage.transaction(sending=other) as transaction:
+            transaction.send(mail("first"), ALICE)
+        wait_until(lambda: sink.offered == 1)
+        with room.transaction():
+            for _ in range(120):
+                room.send(mail("later"), to=ALICE)
+            room.send(mail("to Bob"), to=BOB)
+        room.relay = Relay(another_sink.host, another_sink.port)
+        room.sending.start()
+
+        assert [reply["Subject"] for reply in another_sink.wait_for(1, 10)] == ["to Bob"]
+        room.stop()
     other.stop(5)
 
 

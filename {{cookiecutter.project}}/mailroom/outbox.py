@@ -36,6 +36,9 @@ INSERT_MAIL = "INSERT INTO outgoing (id, sender, data, created) VALUES (?, ?, ?,
 INSERT = "INSERT INTO outbox (mail, recipient, due, tries) VALUES (?, ?, ?, 0)"
 # A mail that was set back lets others overtake it; any other comes before the later ones to the same recipient.
 AHEAD = "SELECT mail, recipient FROM outbox WHERE tries = 0 AND due > ? LIMIT ?"
+READY = """
+    due <= ? AND NOT EXISTS (SELECT 1 FROM (SELECT recipient AS claimed, min(mail) AS first FROM outbox
+    WHERE tries = 0 AND due > ? GROUP BY recipient) AS ahead WHERE claimed = outbox.recipient AND first < outbox.mail)"""
 CLAIM = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ? AND due = ?"
 SET_BACK = "UPDATE outbox SET due = ?, tries = tries + 1, answer = ? WHERE mail = ? AND recipient = ?"
 RETRY = "UPDATE outbox SET due = ? WHERE mail = ? AND recipient = ?"
@@ -117,23 +120,19 @@ def rows(storage: Storage, where: str = "1 = 1", *values: object, limit: int = A
 def claim_due(storage: Storage) -> list[Parcel]:
     """Claim what is due for this worker, in the order in which it was written: as much as one parcel can hold."""
     now = time.time()
-    due = rows(storage, "due <= ?", now, limit=MAX_RECIPIENTS)
-    if not due:
+    ready = rows(storage, READY, now, now, limit=MAX_RECIPIENTS)
+    if not ready:
         return []
-    parcels = []
+    parcels: list[Parcel] = []
+    lost: set[str] = set()  # recipients of what another worker was faster to claim: later mails to them wait
     with _writing(storage, durable=False) as here:
-        first: dict[str, int] = {}  # the oldest mail to each recipient that another worker is about to send
-        for mail, recipient in storage.fetch(AHEAD, (now, ALL)):
-            first[recipient] = min(mail, first.get(recipient, mail))
-        for _, group in groupby(due, lambda row: (row.mail, row.due)):
-            free = [row for row in group if first.get(row.recipient, row.mail) >= row.mail]
+        for _, group in groupby(ready, lambda row: (row.mail, row.due)):
+            free = [row for row in group if row.recipient not in lost]
             if free:
                 row, tries = free[0], {row.recipient: row.tries for row in free}
                 parcel = claim(here, Parcel(row.mail, row.sender, tries, row.octets, row.created, row.due or 0))
-                if parcel.tries:
-                    parcels.append(parcel)
-                for recipient in tries.keys() - parcel.tries.keys():  # another worker was faster
-                    first.setdefault(recipient, row.mail)
+                parcels += [parcel] if parcel.tries else []
+                lost |= tries.keys() - parcel.tries.keys()
     return parcels
 
 

@@ -11,6 +11,7 @@ import os
 import shelve
 import sqlite3
 import sys
+import time
 from dataclasses import dataclass
 
 from salmon import routing
@@ -22,9 +23,14 @@ CLASSES = {
     "django": ("mailroom.django.storage", "DjangoStorage"),
 }
 
-COLUMNS = "key {0} NOT NULL, sender {0} NOT NULL, state {0} NOT NULL, PRIMARY KEY (key, sender)"
-SELECT = "SELECT state FROM states WHERE key = ? AND sender = ?"
-UPSERT = "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state"
+# The statements of `mailroom.storage.tables`.
+COLUMNS = """
+    key {0} NOT NULL, sender {0} NOT NULL, state {0} NOT NULL, changed {1} NOT NULL, PRIMARY KEY (key, sender)"""
+SELECT = "SELECT state, changed FROM states WHERE key = ? AND sender = ?"
+UPSERT = """
+    INSERT INTO states (key, sender, state, changed) VALUES (?, ?, ?, ?)
+    ON CONFLICT (key, sender) DO UPDATE SET state = excluded.state, changed = excluded.changed
+    WHERE states.state <> excluded.state"""
 
 
 class SQLite:
@@ -37,17 +43,17 @@ class SQLite:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         self._connection.execute("PRAGMA secure_delete = ON")
-        self._connection.execute(f"CREATE TABLE IF NOT EXISTS states ({COLUMNS.format('TEXT')}) WITHOUT ROWID")
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS states ({COLUMNS.format('TEXT', 'REAL')}) WITHOUT ROWID")
 
     def get(self, key, sender):
         return self._connection.execute(SELECT, (key, sender)).fetchone()[0]
 
     def set(self, key, sender, state):
-        self._connection.execute(UPSERT, (key, sender, state))
+        self._connection.execute(UPSERT, (key, sender, state, time.time()))
 
     def fill(self, rows):
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany(UPSERT, rows)
+        self._connection.executemany(UPSERT, [(*row, time.time()) for row in rows])
         self._connection.execute("COMMIT")
 
 
@@ -62,18 +68,19 @@ class PostgreSQL:
 
     def __init__(self, url):
         self._connection = importlib.import_module("psycopg").connect(url, autocommit=True)
-        self._connection.execute(f"CREATE TABLE IF NOT EXISTS states ({COLUMNS.format('text')})")
+        columns = COLUMNS.format('text COLLATE "C"', "double precision")
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS states ({columns})")
         self._select, self._upsert = SELECT.replace("?", "%s"), UPSERT.replace("?", "%s")
 
     def get(self, key, sender):
         return self._connection.execute(self._select, (key, sender)).fetchone()[0]
 
     def set(self, key, sender, state):
-        self._connection.execute(self._upsert, (key, sender, state))
+        self._connection.execute(self._upsert, (key, sender, state, time.time()))
 
     def fill(self, rows):
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            cursor.executemany(self._upsert, rows)
+            cursor.executemany(self._upsert, [(*row, time.time()) for row in rows])
 
 
 class Memory(routing.MemoryStorage):

@@ -14,7 +14,8 @@ from salmon.routing import Router
 
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
-from mailroom.storage import HANDLED_KEPT, StorageError, current
+from mailroom.storage import StorageError, current
+from mailroom.storage.tables import HANDLED_KEPT
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.django.contracts import SiteContract

@@ -1,5 +1,6 @@
 """`SQLAlchemyStorage` keeps the contract on SQLite, PostgreSQL and MariaDB, and what its own documentation says."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mailroom.storage import StorageError
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage, _database
-from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom.storage import ENVIRONMENT
 from tests.mailroom.storage.contracts import OurSharedStorageContract
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
@@ -377,16 +378,45 @@ class TestOnPostgreSQL(ServerContract):
                 self.execute(transaction.connection, "SELECT 1 / 0")
         assert posts() == []
 
-    def test_mail_without_a_sender_lock_holds_a_connection_only_when_it_uses_one(self, storage, posts):
+    def test_mail_without_a_sender_lock_holds_a_connection_only_when_it_uses_one(self, storage, posts, database):
+        def connections_with_another_thread():
+            in_thread(storage.get, KEY, BOB)
+            with psycopg.connect(database.render_as_string(False)) as connection:
+                mine = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+                return connection.execute(mine, [database.database]).fetchone()[0]
+
         posts()
         with storage.transaction(ALICE, stateless=True) as transaction:
             assert not transaction.handled(self.DIGEST)
             storage.get(KEY, BOB)
-            assert storage._engine.pool.checkedout() == 0
+            assert connections_with_another_thread() == 1
             self.write(transaction)
-            assert storage._engine.pool.checkedout() == 1
-        assert storage._engine.pool.checkedout() == 0
+            assert connections_with_another_thread() == 2
         assert posts() == ["hello"]
+        assert connections_with_another_thread() == 2
+
+    def test_get_and_set_take_one_round_trip_and_a_mail_one_for_each_answer_that_it_needs(self, storage, tmp_path):
+        def mail():
+            with storage.transaction(ALICE) as transaction:  # the lock
+                assert not transaction.handled(self.DIGEST)
+                assert storage.get(KEY, ALICE) == "CONFIRMING"
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+                transaction.send(self.MAIL, [ALICE, BOB], "<>")  # and the commit
+
+        with storage.transaction() as transaction:
+            traced = transaction.connection.connection.driver_connection.pgconn
+        for work, trips in (
+            (lambda: storage.set(KEY, ALICE, "CONFIRMING"), 1),
+            (lambda: storage.get(KEY, ALICE), 1),
+            (mail, 4),
+        ):
+            with open(tmp_path / "trace", "w+b") as trace:
+                traced.trace(trace.fileno())
+                work()
+                traced.untrace()
+                trace.seek(0)
+                ways = "".join(re.findall(r"^\d.*\t([FB])\t", trace.read().decode(), re.MULTILINE))
+            assert len(re.findall("F+", ways)) == trips, ways
 
     def test_state_own_row_and_note_survive_a_kill_together_or_not_at_all(self, start, storage, url):
         for acknowledged in killed_again_and_again(start, "count_rows", url.render_as_string(False)):

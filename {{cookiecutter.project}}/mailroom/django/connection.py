@@ -11,7 +11,7 @@ from django.db import DatabaseError, Error, NotSupportedError, transaction
 
 from mailroom.storage import StorageError, Transaction
 from mailroom.storage.locks import PATIENCE, FileLocks
-from mailroom.storage.servers import has_written, limit_waiting, lock_refused, postgresql_begin, refuse_end
+from mailroom.storage.servers import has_written, limit_waiting, postgresql_begin, postgresql_limits, refuse_end
 
 OPENED = "_mail_states_opened"  # the attribute of a Django connection with its `(sqlite3.Connection, inode and device)`
 
@@ -60,11 +60,12 @@ class MailTransaction:
             stack.enter_context(transaction.atomic(connection.alias))
             if connection.vendor == "postgresql":
                 # Whatever the site's level is: who has waited for the lock sees what the mail before has left.
-                begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED" if self.is_outermost else "SELECT 1"
-                limits = storage.answer_timeout, storage.lock_timeout
+                begin = ["SET TRANSACTION ISOLATION LEVEL READ COMMITTED"] if self.is_outermost else []
                 options = connection.settings_dict["OPTIONS"].get("options")
-                with lock_refused(), connection.cursor() as cursor:
-                    cursor.execute(postgresql_begin(begin, number, *limits, options, here.waits))
+                limits = postgresql_limits(storage.answer_timeout, storage.lock_timeout, options)
+                begin += [f"SET LOCAL {limit}" for limit in limits]
+                with connection.cursor() as cursor:
+                    postgresql_begin(cursor, begin, number, here.waits)
             stack.enter_context(connection.execute_wrapper(self._execute))
             self.stack = stack.pop_all()
 

@@ -26,7 +26,6 @@ from mailroom.envelope import Envelope, make_envelope
 LOG = logging.getLogger(__name__)
 
 SLOW_TRANSACTION = 1.0  # seconds
-HANDLED_KEPT = 7 * 24 * 3600  # seconds; a sending server gives up after five days (RFC 5321, section 4.5.4.1)
 
 CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
 # In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
@@ -100,7 +99,7 @@ class Transaction:
         """
         if self.has_ended:
             raise RuntimeError("this mail has been handled; nothing would commit what is written now")
-        return self.storage.begin(self)
+        return self.storage.connection(self)
 
     @property
     def outgoing(self) -> list[Envelope]:
@@ -166,7 +165,7 @@ def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str,
     for text, length in ((key, MAX_KEY), (sender, MAX_SENDER), (state, MAX_STATE)):
         if text is None and text is not state:
             continue
-        if not isinstance(text, str) or len(text) > length or IMPOSSIBLE.search(text):
+        if not isinstance(text, str) or len(text) > length or not text.isprintable() and IMPOSSIBLE.search(text):
             raise StorageError(CANNOT_HOLD, 554)
     return NONE if key is None else key, NONE if sender is None else sender, state
 
@@ -287,6 +286,10 @@ class Storage(StateStorage):
     def begin(self, here: Transaction) -> Any:
         """Begin the transaction of the database, unless that has begun; return its connection."""
         raise NotImplementedError
+
+    def connection(self, here: Transaction) -> Any:
+        """Return the connection for a handler, who cannot commit."""
+        return self.begin(here)
 
     def write(self, here: Transaction, rows: Iterable[Row]) -> None:
         """Write `(key, sender, state)` rows within the transaction of the database."""

@@ -5,12 +5,13 @@ of the SQL for SQLite, and how a transaction begins and locks a sender, by a num
 """
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 from sqlalchemy import URL, Engine, event
 
 from mailroom.storage import Transaction
-from mailroom.storage.servers import limit_waiting, lock_refused, mariadb, postgresql_begin
+from mailroom.storage.servers import limit_waiting, mariadb, postgresql_begin, postgresql_limits
 
 DEADLOCK = 1213  # in MariaDB: everything was rolled back, and what came next would be committed at once
 
@@ -28,12 +29,14 @@ class PostgreSQL:
         "INTEGER": "BIGINT",
     }
     is_in_memory = False
+    limits_sessions = False  # a session has limits that end its waiting, else a transaction
 
     def __init__(self, url: URL, connect_timeout: float, statement_timeout: float, lock_timeout: float) -> None:
         self.url = url.set(drivername=self.names[0])
         self.connect_timeout = connect_timeout
         self.statement_timeout = statement_timeout
         self.lock_timeout = lock_timeout
+        self.limits = postgresql_limits(statement_timeout, lock_timeout, url.query.get("options"))
 
     def sql(self, statement: str) -> str:
         """Return what this database makes of a statement in the SQL of SQLite."""
@@ -58,35 +61,36 @@ class PostgreSQL:
         def prepare(connection: Any, record: Any) -> None:
             limit_waiting(connection, self.statement_timeout)
             connection.autocommit = True
-            threshold: Any = self.prepare_threshold
-            if threshold is None:
-                # A pooler such as PgBouncer has numbers of its own. With it a connection moves to another session
-                # between two transactions, which has not prepared its statements.
-                number = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
-                threshold = "None" if number != connection.info.backend_pid else connection.prepare_threshold
+            # A pooler such as PgBouncer has numbers of its own. With it a connection moves to another session
+            # between two transactions, which has other limits and has not prepared its statements.
+            (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+            self.limits_sessions = number == connection.info.backend_pid
+            if self.limits_sessions:
+                connection.execute("; ".join(f"SET {limit}" for limit in self.limits))
+            threshold: Any = connection.prepare_threshold if self.limits_sessions else "None"
+            threshold = self.prepare_threshold or threshold
             connection.prepare_threshold = None if threshold == "None" else int(threshold)
 
-        @event.listens_for(engine, "reset")
-        def reset(connection: Any, record: Any, state: Any) -> None:
-            if connection.pgconn.transaction_status:  # a handler has closed its connection; a rollback takes a while
-                connection.rollback()
-
-    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
+    def begin(self, connection: Any, number: int | None, here: Transaction) -> None:
         """Begin a transaction, and lock this number until it ends; raise `TimeoutError` after `lock_timeout`."""
         # Whatever the server's default is: after the wait for a lock, the new state must be seen.
-        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
         if not here.durable:
-            begin += "; SET LOCAL synchronous_commit = off"
-        waits = self.statement_timeout, self.lock_timeout
-        with lock_refused():
-            options = self.url.query.get("options")
-            cursor.execute(postgresql_begin(begin, number, *waits, options, here.waits), prepare=False)
+            begin.append("SET LOCAL synchronous_commit = off")
+        if not self.limits_sessions:
+            begin += [f"SET LOCAL {limit}" for limit in self.limits]
+        postgresql_begin(connection.cursor(), begin, number, here.waits, prepare=False)
+
+    def together(self, connection: Any) -> Any:
+        """Return a context whose statements take one round trip, as far as nobody asks for their results."""
+        return connection.driver_connection.pipeline()
 
 
 class MariaDB(PostgreSQL):
     """The lock is a named one of the session, released when the connection returns to the pool."""
 
-    names = ("mariadb+pymysql", "mariadb")
+    together: Any = nullcontext
+    names: tuple[str, ...] = ("mariadb+pymysql", "mariadb")
     types = {
         r"VARCHAR.*?\)|TEXT": r"\g<0> CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
         "REAL": "DOUBLE",
@@ -111,7 +115,6 @@ class MariaDB(PostgreSQL):
     def listen(self, engine: Engine) -> None:
         @event.listens_for(engine, "reset")
         def release(connection: Any, record: Any, state: Any) -> None:
-            connection.rollback()
             connection.cursor().execute("DO RELEASE_ALL_LOCKS()")
 
         @event.listens_for(engine, "handle_error")
@@ -119,8 +122,8 @@ class MariaDB(PostgreSQL):
             if context.original_exception.args[:1] == (DEADLOCK,):
                 context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
-    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
-        wait = self.lock_timeout if here.waits else 0
+    def begin(self, connection: Any, number: int | None, here: Transaction) -> None:
+        cursor, wait = connection.cursor(), self.lock_timeout if here.waits else 0
         if getattr(cursor.connection, "lock_wait", self.lock_timeout) != wait:
             cursor.execute("SET innodb_lock_wait_timeout = %s", [wait])
             cursor.connection.lock_wait = wait
@@ -131,10 +134,10 @@ class MariaDB(PostgreSQL):
         cursor.execute("BEGIN")
 
 
-class SQLite(PostgreSQL):
+class SQLite(MariaDB):
     """For tests. A transaction locks every sender: SQLite has one writer at a time."""
 
-    names = ("sqlite",)
+    names: tuple[str, ...] = ("sqlite",)
     types = {}
 
     def sql(self, statement: str) -> str:
@@ -145,10 +148,10 @@ class SQLite(PostgreSQL):
         return {"timeout": self.lock_timeout, "check_same_thread": False}
 
     def listen(self, engine: Engine) -> None:
-        event.listen(engine, "reset", lambda connection, record, state: connection.rollback())
+        pass
 
-    def begin(self, cursor: Any, number: int | None, here: Transaction) -> None:
-        cursor.execute("BEGIN IMMEDIATE")
+    def begin(self, connection: Any, number: int | None, here: Transaction) -> None:
+        connection.cursor().execute("BEGIN IMMEDIATE")
 
 
 DATABASES = (PostgreSQL, MariaDB, SQLite)

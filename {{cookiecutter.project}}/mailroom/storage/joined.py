@@ -29,7 +29,7 @@ class JoinedStorage(Storage):
         self.states = states
         self.database = database or MemoryDatabase()
         self.one_mail = threading.RLock()
-        for name in ("begin", "create_tables", "execute", "fetch", "in_memory", "is_handled", "rollback"):
+        for name in ("begin", "connection", "create_tables", "execute", "fetch", "in_memory", "is_handled", "rollback"):
             setattr(self, name, getattr(self.database, name))
 
     def __repr__(self) -> str:

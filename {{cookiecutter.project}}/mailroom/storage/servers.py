@@ -1,10 +1,7 @@
 """What both storages in a database server know of it: how long to wait for it, and what a handler may not do there."""
 
 import re
-import time
-import weakref
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from mailroom.storage import is_locked
@@ -45,15 +42,8 @@ def has_written(statement: str, cursor: Any) -> bool:
     return not READS.match(statement) and (cursor.rowcount != 0 or cursor.description is not None)
 
 
-def postgresql_begin(
-    begin: str, number: int | None, statement_timeout: float, lock_timeout: float, options: Any = "", waits: bool = True
-) -> str:
-    """Return the SQL, for one round trip, that begins a transaction, limits its waiting and locks the `number`.
-
-    The limits, in seconds, hold for the transaction: a pooler gives the session to somebody else after it. A limit
-    that the `options` of the connection name is left as it is. Unless it `waits`, the number must be free, and any other
-    lock is waited for `PATIENCE`. Execute it in `lock_refused`.
-    """
+def postgresql_limits(statement_timeout: float, lock_timeout: float, options: Any = "") -> list[str]:
+    """Return the settings of PostgreSQL that limit its waiting, in seconds, without those that `options` names."""
     limits = {
         "statement_timeout": round(statement_timeout * 1000),
         "lock_timeout": round(lock_timeout * 1000),
@@ -62,19 +52,20 @@ def postgresql_begin(
         "tcp_keepalives_interval": 5,
         "tcp_keepalives_count": 3,
     }
-    limited = [f"SET LOCAL {name} = {value}" for name, value in limits.items() if name not in str(options)]
-    # The server releases it when the worker dies.
+    return [f"{name} = {value}" for name, value in limits.items() if name not in str(options)]
+
+
+def postgresql_begin(cursor: Any, begin: list[str], number: int | None, waits: bool = True, **options: Any) -> None:
+    """Execute `begin`, and lock the `number` until the transaction ends, or its worker dies, in one round trip.
+
+    Raises `TimeoutError` when the lock is not released within `lock_timeout`. Unless it `waits`, the number must be
+    free, and any other lock is waited for `PATIENCE`.
+    """
     lock = [] if number is None else [f"SELECT pg_advisory_xact_lock({number})"]
     if not waits:
         lock = ["SET LOCAL lock_timeout = 1", *lock, f"SET LOCAL lock_timeout = {PATIENCE * 1000:.0f}"]
-    return "; ".join([begin, *limited, *lock])
-
-
-@contextmanager
-def lock_refused() -> Iterator[None]:
-    """Raise `TimeoutError` when PostgreSQL says that a lock was not released in time."""
     try:
-        yield
+        cursor.execute("; ".join([*begin, *lock]), **options)
     except Exception as error:
         if is_locked(error):
             raise TimeoutError from error
@@ -87,22 +78,13 @@ def limit_waiting(connection: Any, seconds: float) -> None:
     A server that hangs, or that the network was cut off from, ends no statement, whatever its time-outs are.
     """
     wait = type(connection).wait
-    connection = weakref.proxy(connection)  # it will hold what waits
 
-    def limited(generator: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
-        return wait(connection, _limited(generator), *arguments, **options)
-
-    def _limited(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        deadline = time.monotonic() + seconds
+    def limited(*arguments: Any, **options: Any) -> Any:
         try:
-            wanted = next(generator)
-            while True:
-                ready = yield wanted  # psycopg resumes with nothing every 0.1 s
-                if not ready and time.monotonic() > deadline:
-                    connection.close()
-                    raise connection.OperationalError(f"no answer of the server within {seconds} seconds")
-                wanted = generator.send(ready)
-        except StopIteration as end:
-            return end.value
+            return wait(connection, *arguments, **{"timeout": seconds, **options})
+        except connection.OperationalError as error:
+            if type(error).__name__ == "_WaitTimeout":
+                connection.close()
+            raise
 
     connection.wait = limited

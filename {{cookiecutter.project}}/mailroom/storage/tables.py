@@ -9,20 +9,9 @@ from typing import Any
 from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom import outbox
-from mailroom.storage import (
-    HANDLED_KEPT,
-    MAX_KEY,
-    MAX_SENDER,
-    MAX_STATE,
-    NONE,
-    Row,
-    Storage,
-    StoredRow,
-    Tables,
-    Transaction,
-    checked,
-)
+from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE, NONE, Row, Storage, StoredRow, Tables, Transaction, checked
 
+HANDLED_KEPT = 7 * 24 * 3600  # seconds; a sending server gives up after five days (RFC 5321, section 4.5.4.1)
 SWEEP_INTERVAL = 3600  # seconds
 
 COLUMNS = {  # times in seconds since the epoch

@@ -167,6 +167,13 @@ class Application:
         domain = self.settings.get("MAIL_DOMAIN") or re.search(r'"MAIL_DOMAIN",\s+"(.+)"', settings)[1]
         return f"{recipient}@{domain}"
 
+    def worker(self, number):
+        """Return another process of the same application, not started, with a log of its own."""
+        worker = Application(self.folder, **self.settings)
+        worker.is_warm = self.is_warm
+        worker.log = self.log.with_name(f"worker-{number}.log")
+        return worker
+
     def copy(self, folder):
         """Return another application with the same code in `folder`, not started, with nothing remembered."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("run"))

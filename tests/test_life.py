@@ -78,10 +78,9 @@ def test_each_list_has_a_conversation_of_its_own(application, sink):
 def test_workers_share_states_and_signing_key(application, sink):
     """Each mail comes to another worker; the key that signs the tokens is made by one of six that start at once."""
     first = application()
-    workers = [type(first)(first.folder, **first.settings) for _ in range(6)]
+    workers = [first.worker(number) for number in range(6)]
     try:
-        for number, worker in enumerate(workers):
-            worker.log = first.log.with_name(f"worker-{number}.log")
+        for worker in workers:
             worker.launch()
         for worker in workers:
             worker.port = worker.wait_until_ready(worker.logged)

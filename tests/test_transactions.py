@@ -15,7 +15,6 @@ from email.policy import SMTP
 import psycopg
 import pytest
 
-from tests.application import Application
 from tests.raw import Raw
 from tests.waiting import wait_until
 
@@ -249,7 +248,7 @@ def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, stat
     """Each mail is sent until it is answered 250, to any worker; meanwhile workers are killed and started again."""
     ledger = ledger(nolocking, state_storage=state_storage)
     first = ledger.app
-    workers = [first, *(Application(first.folder, **first.settings) for _ in range(3))]
+    workers = [first, *map(first.worker, range(3))]
     senders = [f"{number}@people.example" for number in range(4)]
     killed, deadline = threading.Event(), time.monotonic() + 60
 
@@ -266,8 +265,7 @@ def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, stat
                 return number
 
     try:
-        for number, worker in enumerate(workers[1:]):
-            worker.log = first.log.with_name(f"worker-{number}.log")
+        for worker in workers[1:]:
             worker.start()
         with ThreadPoolExecutor(len(senders)) as pool:
             sending = [pool.submit(send_all, sender) for sender in senders]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.both_workers import assert_each_step_is_taken_once
 from tests.browser import Browser, needs_browser
 from tests.postgresql import Server
@@ -272,8 +273,7 @@ def test_existing_django_site_gets_the_states(application, sink, tmp_path, kind)
     def manage(*command):
         environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
         environment["PYTHONPATH"] = str(app.folder)
-        command = [sys.executable, "manage.py", *command]
-        ran = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=300)
+        ran = warm.run([sys.executable, "manage.py", *command], site, environment)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.application import Application
-from tests.baking import APPLICATION, STORAGES, TEMPLATE, bake, combinations
+from tests.baking import APPLICATION, STORAGES, TEMPLATE, add_compiled_package, bake, combinations
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,26 +60,33 @@ def name_of(answers):
     return "-".join(answers.values())[:70]
 
 
-@pytest.fixture(params=[*combinations(), *ODD_ANSWERS], ids=name_of)
-def answers(request):
-    return request.param
+def assert_whole(path):
+    """Fail unless a file of an application is as one should be, with no Jinja that was not rendered."""
+    text = path.read_bytes()
+    assert not text or text.endswith(b"\n") or path.suffix not in (".py", ".toml", ".md", ".msg", ".txt"), path
+    assert b"\r" not in text, path
+    assert b"cookiecutter" not in text or path.suffix == ".md", path
+    assert re.fullmatch(r"[A-Za-z0-9._@-]+", path.name), path
+    if path.suffix not in (".msg", ".html"):  # templates of the application's own
+        assert not re.search(rb"\{%|^\s*# %", text, re.MULTILINE), f"{path} has Jinja"
+    if path.suffix == ".py":
+        ast.parse(text)
 
 
+def test_every_file_of_mailroom_is_whole_and_contains_no_jinja():
+    for path in files(APPLICATION / "mailroom"):
+        assert_whole(path)
+        assert b"cookiecutter" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("answers", [*combinations(), *ODD_ANSWERS], ids=name_of)
 def test_application_is_whole_and_clean(bake, answers):
     folder = bake(**answers)
 
     assert folder.name == answers["project"]
     for path in files(folder):
-        text = path.read_bytes()
-        name = path.relative_to(folder)
-        assert not text or text.endswith(b"\n") or path.suffix not in (".py", ".toml", ".md", ".msg", ".txt"), name
-        assert b"\r" not in text, name
-        assert b"cookiecutter" not in text or path.suffix == ".md", name
-        assert re.fullmatch(r"[A-Za-z0-9._@-]+", path.name), name
-        if path.suffix not in (".msg", ".html"):  # templates of the application's own
-            assert not re.search(rb"\{%|^\s*# %", text, re.MULTILINE), f"{name} has Jinja that was not rendered"
-        if path.suffix == ".py":
-            ast.parse(text)
+        if "mailroom" not in path.parts:
+            assert_whole(path)
     assert_clean(folder)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == answers["project"]
@@ -194,13 +201,6 @@ def test_mailroom_imports_nothing_of_an_application_and_drivers_only_in_their_st
             assert allowed, f"mailroom/{name} imports {module}"
 
 
-def test_mailroom_contains_no_jinja():
-    for name, octets in contents(APPLICATION / "mailroom").items():
-        assert b"cookiecutter" not in octets, name
-        if not name.endswith(".html"):  # templates of Django
-            assert not re.search(rb"\{%|^\s*# %", octets, re.MULTILINE), name
-
-
 # Imports config.boot and the commands where the packages that are named on the command line are not installed.
 ALONE = """
 import sys
@@ -252,6 +252,8 @@ def test_its_own_tests_pass_whatever_the_environment_says(bake, answers):
         "POSTMASTER": "somebody@other.invalid",
     }
     app = Application(bake(**answers))
+    add_compiled_package(app.folder)
+    app.is_warm = answers["state_storage"] != "sqlite"
     environment = {**app.environment, **leaked}
     (app.folder / ".env").write_text("".join(f"{name}={value!r}\n" for name, value in leaked.items()))
 

@@ -116,7 +116,7 @@ def _start(folder, replies_at, quick, servers, stack):
         "salmon gen tuned by hand, a reply a mail": (SalmonGen(folder, port, replies=True, tuned=True), True, {}),
         "salmon gen tuned by hand, no reply": (SalmonGen(folder, port, tuned=True), False, {}),
     }
-    for choice in ["sqlite", "shelve"] if quick else applications.choices():
+    for choice in ["sqlite"] if quick else applications.choices():
         where = applications.where_states_are(choice, folder, servers)
         made[f"ours with {choice}, a reply a mail"] = (Ours(folder, choice, port, **where), True, OURS)
     made["ours with sqlite, no reply"] = (Ours(folder, "sqlite", port, replies=False), False, OURS)

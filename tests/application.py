@@ -11,7 +11,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from tests import warm
-from tests.baking import setting_names, without_pytest
+from tests.baking import add_compiled_package, setting_names, without_pytest
 from tests.waiting import wait_until
 
 SALMON = str(Path(sys.executable).with_name("salmon"))
@@ -166,6 +166,12 @@ class Application:
         settings = (self.folder / "config" / "settings.py").read_text()
         domain = self.settings.get("MAIL_DOMAIN") or re.search(r'"MAIL_DOMAIN",\s+"(.+)"', settings)[1]
         return f"{recipient}@{domain}"
+
+    def warmed(self):
+        """Let its processes be warm, and return it."""
+        add_compiled_package(self.folder)
+        self.is_warm = True
+        return self
 
     def worker(self, number):
         """Return another process of the same application, not started, with a log of its own."""

@@ -153,7 +153,7 @@ def environment(request, sink):
 def test_storage_is_changed_by_cruft_and_every_state_comes_along(create, sink, environment, first, second):
     folder = create(first)
     own_edits(folder)
-    with Application(folder.path, **environment(first)) as app:
+    with Application(folder.path, **environment(first)).warmed() as app:
         app.start()
         assert app.send(ALICE, "dev-subscribe")[0] == 250
         (confirmation,) = sink.take()

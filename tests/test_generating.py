@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.application import Application
-from tests.baking import APPLICATION, STORAGES, TEMPLATE, add_compiled_package, bake, combinations
+from tests.baking import APPLICATION, STORAGES, TEMPLATE, bake, combinations
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -251,8 +251,7 @@ def test_its_own_tests_pass_whatever_the_environment_says(bake, answers):
         "SECRET_KEY": "another key, thirty-two characters and more",
         "POSTMASTER": "somebody@other.invalid",
     }
-    app = Application(bake(**answers))
-    add_compiled_package(app.folder)
+    app = Application(bake(**answers)).warmed()
     app.is_warm = answers["state_storage"] != "sqlite"
     environment = {**app.environment, **leaked}
     (app.folder / ".env").write_text("".join(f"{name}={value!r}\n" for name, value in leaked.items()))

@@ -26,10 +26,7 @@ Router.STATE_STORE = Sticky()
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """An application that is as it was baked again after each test."""
-    app = Application(bake(tmp_path_factory.mktemp("baked")))
-    add_compiled_package(app.folder)
-    app.is_warm = True
-    return app
+    return Application(bake(tmp_path_factory.mktemp("baked"))).warmed()
 
 
 @pytest.mark.parametrize(

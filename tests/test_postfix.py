@@ -43,7 +43,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def app(bake, world):
     settings = {"RECEIVER_PORT": world.lmtp_port, "RELAY_HOST": "127.0.0.1", "RELAY_PORT": world.port}
-    with Application(bake(), POSTMASTER="carol@people.test", **settings) as app:
+    with Application(bake(), POSTMASTER="carol@people.test", **settings).warmed() as app:
         yield app
     world.forget()
 

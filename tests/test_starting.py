@@ -11,7 +11,6 @@ from tests.application import SALMON, Application
 from tests.baking import import_baked, setting_names
 
 CLASSES = {"sqlite": "SQLiteStorage", "shelve": "ShelveStorage"}
-pytestmark = pytest.mark.cold_start
 RUN = ("salmon", "start", "--no-daemon")
 
 
@@ -44,6 +43,7 @@ def test_wrong_value_in_the_environment_stops_the_start(application, name, value
     assert "cret" not in said
 
 
+@pytest.mark.cold_start
 def test_wrong_value_in_the_settings_file_stops_the_start(application):
     app = application()
     settings = app.folder / "config" / "settings.py"
@@ -64,6 +64,7 @@ def test_line_in_env_file_is_read_and_environment_overrides_it(application, sink
     assert app.send("alice@people.example", "news")[0] == 550
 
 
+@pytest.mark.cold_start
 def test_taken_port_stops_the_start(application):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -126,6 +127,7 @@ def test_storage_that_cannot_be_opened_stops_the_start(application, tmp_path, st
     assert_one_line(said, f"ERROR: STATE_DATABASE <{CLASSES[state_storage]} {path}> cannot be used: ")
 
 
+@pytest.mark.cold_start
 def test_storage_with_damaged_states_stops_the_start(application):
     app = application()
     row = {"key": "app.handlers.subscription:news", "state": "CONFIRMING"}

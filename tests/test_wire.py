@@ -104,7 +104,7 @@ def app(request, tmp_path_factory):
             "MAX_MESSAGE_SIZE": 1_000_000,
             "REPLIES_PER_HOUR": 100_000,
         }
-        with Application(folder, **settings) as app:
+        with Application(folder, **settings).warmed() as app:
             app.sink = sink
             app.start()
             yield app

@@ -159,7 +159,7 @@ def _serve(channel):
             for file in files:
                 os.close(file)
         print(json.dumps(answer), file=lines, flush=True)
-    channel.detach()
+    os.close(channel.detach())
     for number, file in enumerate(files):
         os.dup2(file, number)
     os.closerange(3, max(files) + 1)

@@ -1,5 +1,6 @@
 """A `Mailroom` with the handlers of `trial_list`, new for every test, and programs in processes of their own."""
 
+import os
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from salmon import view
 from salmon.routing import MemoryStorage, Router
 
 from mailroom import Mailroom
+from mailroom.storage import locks, watch
 from mailroom.testing import Outbox
 from tests import baking, warm
 from tests.mailroom.storage import ENVIRONMENT, PROGRAMS
@@ -21,6 +23,16 @@ NAME = "tests.mailroom.trial_list"
 ROUTES = {"REGISTERED": {}, "ORDER": [], "HANDLERS": {}, "DEFAULT_CAPTURES": {"host": re.escape("example.com")}}
 with patch.multiple(Router, **ROUTES):
     from tests.mailroom import trial_list
+
+
+@pytest.fixture(autouse=True)
+def no_open_files():
+    """Close the files that the watch and the locks keep open until their process ends: here it has hundreds of databases."""
+    yield
+    if not any(watch._users.values()) and not locks._held:
+        for files in (watch._descriptors, locks._files):
+            while files:
+                os.close(files.popitem()[1])
 
 
 @pytest.fixture(autouse=True)

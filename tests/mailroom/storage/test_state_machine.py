@@ -19,6 +19,7 @@ from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing.contract import in_thread, refused
 
+FEW = settings(max_examples=40, deadline=None)
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 LONG_TEXT = st.builds(lambda text, times: text * times, ANY_TEXT, st.integers(200, 2000))
 ODD = [
@@ -289,7 +290,7 @@ def test_memory_storage_behaves_like_a_dictionary():
                 (*ast.literal_eval(cell), state) for cell, state in storage.states.states.items() if state != "START"
             ]
 
-    run_machine(MemoryMachine)
+    run_machine(MemoryMachine, settings=FEW)
 
 
 class SharedByThree:
@@ -308,7 +309,7 @@ def test_sqlite_storage_behaves_like_a_dictionary():
         def open(self):
             return with_own_tables(SQLiteStorage(self.path))
 
-    run_machine(SQLiteMachine)
+    run_machine(SQLiteMachine, settings=FEW)
 
 
 def test_shelve_storage_behaves_like_a_dictionary():
@@ -318,7 +319,7 @@ def test_shelve_storage_behaves_like_a_dictionary():
         def open(self):
             return ShelveStorage(self.path)
 
-    run_machine(ShelveMachine)
+    run_machine(ShelveMachine, settings=FEW)
 
 
 def test_sqlalchemy_storage_on_sqlite_behaves_like_a_dictionary():
@@ -327,7 +328,7 @@ def test_sqlalchemy_storage_on_sqlite_behaves_like_a_dictionary():
             self.path.parent.mkdir(exist_ok=True)
             return SQLAlchemyStorage(f"sqlite:///{self.path}")
 
-    run_machine(Machine, settings=settings(max_examples=20, deadline=None))
+    run_machine(Machine, settings=FEW)
 
 
 def test_sqlalchemy_storage_on_postgresql_behaves_like_a_dictionary(postgresql):
@@ -340,4 +341,4 @@ def test_sqlalchemy_storage_on_postgresql_behaves_like_a_dictionary(postgresql):
                 storage.clear()
             return storage
 
-    run_machine(Machine, settings=settings(max_examples=50, deadline=None))
+    run_machine(Machine, settings=FEW)

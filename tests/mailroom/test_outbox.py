@@ -229,17 +229,18 @@ def another_worker(room):
 
 @IN_DATABASES
 def test_two_workers_send_each_of_many_waiting_mails_once(room, sink):
+    many = 1000 if isinstance(room.storage, SQLiteStorage) else 500
     with room.transaction():
-        for number in range(500):
+        for number in range(many):
             room.send(mail(str(number)), to=f"{number % 7}@people.example")
     other = another_worker(room)
     other.start()
     room.sending.start()
-    sink.wait_for(500, 120)
+    sink.wait_for(many, 120)
     wait_until_empty(room)
     other.stop(5)
 
-    assert sorted(int(reply["Subject"]) for reply in sink.replies) == list(range(500))
+    assert sorted(int(reply["Subject"]) for reply in sink.replies) == list(range(many))
     for name in range(7):
         numbers = [int(reply["Subject"]) for reply in sink.replies if reply.recipients == (f"{name}@people.example",)]
         assert numbers == sorted(numbers)

@@ -11,10 +11,10 @@ FAILED = re.compile(r"\s*(failed\b|$)", re.IGNORECASE)
 
 
 class Bounce(bounce.BounceAnalyzer):
-    """Salmon's `BounceAnalyzer`, which can also be asked about a status that it does not know, and about no bounce.
+    """Salmon's `BounceAnalyzer`, for any status, and for a mail that is no bounce.
 
     `failed` has a pair for each address that could not be reached: the address, and its status, such as `5.1.1`,
-    or an empty text when the report has none.
+    empty when the report has none.
     """
 
     def __init__(self, message: "mailroom.message.Message") -> None:
@@ -44,9 +44,9 @@ class Bounce(bounce.BounceAnalyzer):
             self.failed = [(address, "") for address in re.findall(r"[^,\s]+", message["X-Failed-Recipients"] or "")]
 
     def is_hard(self) -> bool:
-        """Return whether this is a bounce for good."""
+        """Return whether this is a bounce for a permanent failure."""
         return self.probable() and (self.primary_status[0] or 0) > 4
 
     def is_soft(self) -> bool:
-        """Return whether this is a bounce that is not for good."""
+        """Return whether this is a bounce for a temporary failure."""
         return self.probable() and not self.is_hard()

@@ -31,12 +31,12 @@ ABSENCE = (
 
 
 class Sign(NamedTuple):
-    """A sign of automated mail: one of these headers, with a value that the pattern is found in.
+    """A sign of automated mail: one of these headers, with a value in which the pattern is found.
 
     `headers` are names with spaces between; also `:sender`, the envelope sender, and `:parts`, the types of the
     parts. `pattern` is a regular expression; case and comments (RFC 5322, section 3.2.2) make no difference.
-    `source` says how the sign is known. A sign that people send as well weighs less than 1; together, signs do that
-    weigh 1.
+    `source` says how the sign is known. Mail is automated when its signs weigh 1 together; one that people send as
+    well weighs less.
     """
 
     headers: str

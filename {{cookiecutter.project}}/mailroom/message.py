@@ -24,7 +24,7 @@ from mailroom.text import decoded_header, unquoted
 if TYPE_CHECKING:
     from mailroom.room import Mailroom
 
-# What `email` may do to read one mail.
+# What `email` reads at most of one mail.
 MAX_LINES, OCTETS_A_LINE = 100_000, 20  # of these two limits the higher one: half a million lines for 10 MB
 MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
@@ -40,11 +40,11 @@ BOUNDARY = re.compile(rb"^--([!#-~]{1,70})\s+content-", re.MULTILINE | re.IGNORE
 
 
 class Message(MailRequest):
-    """What a handler gets: a `salmon.mail.MailRequest` that can be answered and passed on.
+    """What a handler gets: a `salmon.mail.MailRequest` that replies, sends and forwards.
 
-    `From` and `To` are sender and recipient of the envelope in small letters, which states and limits go
-    by; `From` is without the tag of BATV, which changes with each mail. `envelope_sender` is as it came: to its
-    own server, capitals may matter (RFC 5321, section 2.4). `Data` is the mail in octets.
+    `From` and `To` are the sender and recipient of the envelope in lower case, by which states and limits go; `From`
+    is without the tag of BATV, which changes with each mail. `envelope_sender` is as it came: to its own server, case
+    may matter (RFC 5321, section 2.4). `Data` is the mail, octet by octet.
     """
 
     def __init__(self, room: "Mailroom", peer: Any, sender: str, recipient: str, data: bytes) -> None:
@@ -131,7 +131,7 @@ class Message(MailRequest):
         self.room.send(mail, to=to, sender=sender)
 
     def forward(self, to: str, sender: str = "<>") -> None:
-        """Pass the mail on, octet by octet; Date, Message-ID and Auto-Submitted are put before it where they are missing."""
+        """Pass the mail on, octet by octet; a missing Date, Message-ID and Auto-Submitted are put before it."""
         headers = "".join(f"{name}: {value}\r\n" for name, value in self.room.missing_headers(self.base.mime_part))
         self.room.relay.deliver(headers.encode() + self.Data, To=to, From=sender)
 

@@ -62,7 +62,7 @@ def inner(part: Part) -> list[Part]:
 
 
 def _worth(part: Part) -> int:
-    """Return how good a version of a text this is: plain text before HTML and what may hold it, before a blank one."""
+    """Rank a version of a text: plain text first, then HTML or a multipart that may hold it, then a blank one."""
     if part.get_content_type() == "text/plain":
         return 2 if octets(part).strip() else 0
     return 1 if _is_text(part) else 0
@@ -79,7 +79,7 @@ def octets(part: Part) -> bytes:
         if part.is_multipart():
             return b"\n".join(child.as_bytes() for child in inner(part))
         return bytes(part.get_payload(decode=True) or b"")
-    except Exception:  # `email` raises whatever it likes about what it cannot write
+    except Exception:  # `email` raises many exceptions about what it cannot write
         return b""
 
 
@@ -123,7 +123,7 @@ def parameter(part: Part, name: str, header: str = "Content-Type") -> str:
         part[header] = decoded(value.encode("utf-8", "surrogateescape"))
     try:
         value = part.get_param(name, "", header)
-    except Exception:  # `email` raises whatever it likes about RFC 2231
+    except Exception:  # `email` raises many exceptions about RFC 2231
         return ""
     if isinstance(value, tuple):  # RFC 2231: charset, language, text
         return decoded(value[2].encode("latin-1", "replace"), value[0])

@@ -15,18 +15,18 @@ import html_text
 import quotequail
 from quotequail import _patterns as patterns
 
-# The text encodings of Python, by their names without separators. Others hold a server for a minute (punycode),
-# or make other things than text (rot13, zlib).
+# Python's text encodings, by their names without separators; its others take a minute (punycode), or are for
+# other things than mail (rot13, zlib).
 CODEC = re.compile(r"ascii|big5|cp\d|euc_|gb|hp_roman8|hz|iso\d|johab|koi8|kz\d|latin|mac_|ptcp|shift|tis_|utf_")
 NAMES = [*aliases.items(), *((module.name, module.name) for module in pkgutil.iter_modules(encodings.__path__))]
 CODECS = {re.sub(r"\W|_", "", name): codec for name, codec in NAMES if CODEC.match(codec)}
 CODECS |= {"iso88598i": "iso8859_8", "windows874": "cp874"}
-# What is read instead, since it holds more: encoding.spec.whatwg.org, section 4.2, and the decoders there.
+# Mail programs decode these supersets instead: encoding.spec.whatwg.org, section 4.2, and the decoders there.
 SUPERSETS = {"big5": "big5hkscs", "euc_jp": "euc_jis_2004", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030"}
 SUPERSETS |= {"iso8859_1": "cp1252", "iso8859_9": "cp1254", "iso8859_11": "cp874", "latin_1": "cp1252"}
 SUPERSETS |= {"shift_jis": "cp932", "tis_620": "cp874"}
 MAX_GUESSED = 5_000  # octets, of which chardet guesses the charset
-LEAST_CONFIDENCE = 0.15  # of chardet 7; below are a few words, of which most are in windows-1252
+LEAST_CONFIDENCE = 0.15  # of chardet 7; below it are short texts, most of them in windows-1252
 
 # RFC 2047, section 2. A word ends before the next one begins, so that the time grows with the length only.
 ENCODED_WORD = re.compile(r"=\?([^?\s]+)\?([bq])\?((?:[^=]|=(?!\?[^=]))*?)\?=", re.IGNORECASE)
@@ -59,7 +59,7 @@ QUOTED = re.compile(rf"(?:{INTRODUCTION})?(?:^>[^\n]*\n?)+|{INTRODUCTION}\Z", re
 def decoded(octets: bytes, charset: str | None = None) -> str:
     """Return the text in `octets`, with U+FFFD for each character that cannot be decoded.
 
-    A `charset` that is unknown, and US-ASCII, count as none: then it is UTF-8, or else what chardet guesses.
+    An unknown `charset` and US-ASCII count as none: the text is then UTF-8, or what chardet guesses.
     """
     codec = _codec(charset)
     if codec in (None, "ascii") and b"\x1b$" in octets:
@@ -131,7 +131,7 @@ def text_of_html(html: str) -> str:
 def unflowed(text: str, delete_space: bool = False) -> str:
     """Return text of `format=flowed` with its lines joined to paragraphs (RFC 3676, section 4)."""
     pieces = []
-    open_depth = None  # of quoting, while the last line wants another one
+    open_depth = None  # of quoting, while the last line flows into the next one
     for line in text.split("\n"):
         content = line.lstrip(">")
         depth = len(line) - len(content)

@@ -126,6 +126,7 @@ class Mailroom:
             refuse("HANDLERS", handlers, "cannot be used: they have no routes")
         known.refuse_routes_without_values()
         known.states_by_module.cache_clear()
+        known.handlers_at.cache_clear()
         for name in self.templates.list_templates(["msg", "html"]):
             self.templates.get_template(name)
 
@@ -157,12 +158,11 @@ class Mailroom:
 
     def is_routed(self, address: str) -> bool:
         """Return whether any handler takes mail for `address`."""
-        return any(True for _ in Router.match(address.lower()))
+        return bool(known.handlers_at(address.lower()))
 
     def is_slow(self, address: str) -> bool:
         """Return whether a handler for `address`, in whatever state, is marked `@nolocking`."""
-        found = (handler for handlers, _ in Router.match(address.lower()) for handler in handlers)
-        return any(salmon_setting(handler, "nolocking") for handler in found)
+        return any(salmon_setting(handler, "nolocking") for handler in known.handlers_at(address.lower()))
 
     def address(self, recipient: str) -> str:
         """Return `recipient`, in our own domain when it has none."""
@@ -177,7 +177,7 @@ class Mailroom:
         that of `Storage.transaction`.
         """
         message = read(self, peer, sender, recipient, data)
-        handlers = [handler for found, _ in Router.match(message.To) for handler in found]
+        handlers = known.handlers_at(message.To)
         if not handlers:
             raise SMTPError(550, "5.1.1 There is no such address here")
         if len(message.base.mime_part.get_all("Received", ())) > MAX_HOPS:

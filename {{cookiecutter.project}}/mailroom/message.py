@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mailroom.room import Mailroom
 
 # What `email` reads at most of one mail.
-MAX_LINES, OCTETS_A_LINE = 100_000, 20  # of these two limits the higher one: half a million lines for 10 MB
-MAX_COMPARISONS = 20  # for each of these lines: with the boundary of each part that it is in
+MAX_LINES, OCTETS_A_LINE = 100_000, 10  # of these two limits the higher one: a million lines for 10 MB
+MAX_COMPARISONS = 10  # for each of these lines: with the boundary of each part that it is in
 MAX_NESTED = 100  # parts, with which Python can read a mail in any case
 MAX_PIECES = 30_000  # parts and headers together
 

@@ -196,9 +196,9 @@ def outbox() -> str:
 
 def handlers() -> str:
     """Look for handlers that have answered the same mail 451 for an hour: its sender will get a bounce."""
-    old = sorted(mail for mail in failing.mails() if mail[1] - mail[0] > OLD_FAILURE)
+    old = sorted((first, handler) for first, last, handler in failing.mails() if last - first > OLD_FAILURE)
     if old:
-        first, _, handler = old[0]
+        first, handler = old[0]
         hours = (time.time() - first) / 3600
         raise Trouble(
             f"{handler} has answered a mail 451 for {hours:.0f} hours, mails in all: {len(old)};"

@@ -21,11 +21,16 @@ KEY = "app.handlers.subscription:news"
 
 @pytest.fixture
 def workers(application, tmp_path):
-    """A function: start so many workers, each from a folder of its own as on machines of their own."""
+    """A function: start so many workers, each from a folder of its own as on machines of their own.
+
+    `receiver` are arguments of its receiver.
+    """
     started = []
 
-    def workers(number, **settings):
+    def workers(number, receiver="", **settings):
         first = application(state_storage="postgresql", **settings)
+        boot = first.folder / "config" / "boot.py"
+        boot.write_text(boot.read_text().replace("settings.receiver_port)", f"settings.receiver_port{receiver})"))
         started.extend(first.copy(tmp_path / f"machine-{n}") for n in range(number))
         return [worker.start() for worker in started]
 
@@ -237,7 +242,7 @@ def test_wait_for_a_locked_table_ends(workers):
 
 
 def test_mail_waits_only_for_another_mail_of_the_same_sender(workers):
-    stuck, other = workers(2)
+    stuck, other = workers(2, receiver=", lock_timeout=3")
     url = stuck.settings["STATE_DATABASE"]
     with psycopg.connect(url, autocommit=True) as looking:
         with psycopg.connect(url) as locking:

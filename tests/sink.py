@@ -33,7 +33,7 @@ class Reply:
 class Sink:
     """An SMTP server that keeps what it is sent in `replies`, and fails when told to.
 
-    `answers` has the answer to a command, in capitals, or to the RCPT of an address, instead of 250:
+    `answers` has the answer to a command, in capitals, or to the RCPT or MAIL of an address, instead of 250:
     `sink.answers["DATA"] = "451 4.3.0 Later"`; `sink.answers.clear()` mends it. `offered` counts
     the mails that reached DATA. A mail has at most `most_recipients`. After `stop`, connections to `port` are refused until `start`.
     """
@@ -88,7 +88,7 @@ class Sink:
             self._is_held = False
 
     async def handle_MAIL(self, server, session, envelope, address, options):
-        answer = self.answers.get("MAIL", "250 OK")
+        answer = self.answers.get(f"MAIL {address}") or self.answers.get("MAIL", "250 OK")
         if answer.startswith("2"):
             envelope.mail_from = address or "<>"
             envelope.mail_options.extend(options)

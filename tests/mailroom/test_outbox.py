@@ -153,6 +153,15 @@ def test_waiting_mail_goes_out_in_order_for_each_recipient_when_the_relay_is_bac
     wait_until_empty(started)
 
 
+def test_mail_of_a_sender_whom_the_relay_turns_away_holds_up_others_for_a_while_only(started, sink):
+    sink.answers["MAIL news@example.com"] = "421 4.7.0 too much mail of this sender"
+    started.send(mail("turned away"), to=ALICE)
+    started.send(mail("another"), to=BOB, sender="other@example.com")
+
+    assert subjects(sink, 1, BOB) == ["another"]
+    wait_until(lambda: [row.recipient for row in outbox.rows(started.storage)] == [ALICE])
+
+
 def test_relay_that_answers_421_to_new_connections_sets_back_no_mail_and_gets_all_when_it_is_well(started, sink):
     sink.answers["MAIL"] = "421 4.7.0 not now"
     for number in range(30):

@@ -33,6 +33,10 @@ class Unreachable(ConnectionError):
     """The relay takes no mail at all now."""
 
 
+class TurnedAway(Unreachable):
+    """The relay closes the connection at the command MAIL: perhaps it would take mail of another envelope sender."""
+
+
 class Answer(NamedTuple):
     """What the relay says to a command or a mail (RFC 5321, section 4.2)."""
 
@@ -198,7 +202,7 @@ class Relay(server.Relay):
             code, text = self._connection.getreply()
             answer = Answer(code, one_line(text.decode("ascii", "replace"))[:500])
             if code in NOT_FOR_THE_MAIL and line.startswith(b"MAIL FROM:"):
-                raise Unreachable(str(answer))
+                raise (TurnedAway if code == 421 else Unreachable)(str(answer))
             if code == 421:  # no other answer follows
                 raise smtplib.SMTPServerDisconnected(str(answer))
             answers.append(answer)

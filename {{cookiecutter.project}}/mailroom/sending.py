@@ -16,7 +16,7 @@ from salmon.server import SMTPError
 from mailroom import outbox
 from mailroom.envelope import message_id, seconds_for
 from mailroom.outbox import Parcel
-from mailroom.relay import Answer, Unreachable
+from mailroom.relay import Answer, TurnedAway, Unreachable
 
 if TYPE_CHECKING:
     from mailroom.room import Mailroom
@@ -27,6 +27,7 @@ OUTCOMES = {logging.INFO: "sent", logging.WARNING: "set back", logging.ERROR: "r
 
 POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
 RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
+MAX_TURNED_AWAY = 10  # times that a relay closes the connection before others may overtake the mail that it is at
 MAX_OCTETS = 20_000_000  # of mail in memory
 LINGER_SECONDS = 0.01  # for which this thread waits for more before it sleeps: to wake it for each mail is dear
 SETTLE_SECONDS = 0.05  # after which what was sent is deleted: not a transaction for each mail, when there are many
@@ -218,7 +219,8 @@ class Sending:
             if isinstance(error, Unreachable):
                 for row in outbox.give_up_old(self.room.storage):
                     LOG.error("given up after five days, mail %d to %s: %s", row.mail, row.recipient, row.answer)
-                raise
+                if not isinstance(error, TurnedAway) or self._failures < MAX_TURNED_AWAY:
+                    raise
             # It may be this mail that the relay cannot bear: others may overtake it.
             answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))
             self._rest(error)

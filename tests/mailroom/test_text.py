@@ -143,6 +143,8 @@ REPLIES = {
     "telephone": "Yes.\n\nSent from my iPhone\n\n> On Jan 6, 2025, at 9:00, News <news@example.com> wrote:\n> \n> Do you?\n",
     "Outlook in Italian": "Yes.\n\nDa: News <news@example.com>\nInviato: luned\xec 6 gennaio 2025 09:00\nA: Alice\n"
     "Oggetto: Vuoi?\n\nVuoi?\n",
+    "Yahoo": "Yes.\nOn Monday, January 6, 2025 at 09:00:00 AM GMT+1, News <news@example.com> wrote:\nDo you?\n",
+    "Gmail in Italian, of HTML": "Yes.\nIl giorno lun 6 gen 2025 alle ore 09:00 News < news@example.com > ha scritto:\nVuoi?\n",
     "Gmail in Japanese, without marks": "Yes.\n\n2025\u5e741\u67086\u65e5 9:00 News <news@example.com>:\n\nDo you?\n",
     "Zoho": "Yes.\n\n---- On Mon, 06 Jan 2025 09:00:00 +0100 News<news@example.com> wrote ---\n\nDo you?\n",
     "French, below": "Le 6 janv. 2025 09:00, News a \xe9crit\xa0:\n> Veux-tu ?\n\nYes.\n",

@@ -33,7 +33,7 @@ ENCODED_WORD = re.compile(r"=\?([^?\s]+)\?([bq])\?((?:[^=]|=(?!\?[^=]))*?)\?=", 
 
 MAX_TEXT = 500_000  # characters; 9 million of HTML take html_text 13 seconds and 800 MB
 # Pictures within the HTML, and what lxml does not accept.
-UNREADABLE = re.compile(r"data:[^\"'<>\s]{1000,}|[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+UNREADABLE = re.compile(r"data:[^\"'<>\s]{1000,}|[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]+")
 TAG = re.compile(r"<[^<>]*>")
 
 MAX_LINES, MAX_UNQUOTED = 300, 30_000  # of the text, characters; the time of quotequail grows with the square
@@ -45,10 +45,9 @@ SIGNATURE = re.compile(
 )
 # What quotequail does not know: Gmail's line in any language, with a year, a time, an address and a colon;
 # Zoho's line; and "Sent" and "Subject" of Outlook in more languages.
-patterns.COMPILED_PATTERN_MAP["forward"] += [
-    re.compile(r"(?=.{,400}$)(?=.*\d{4})(?=.*\d:\d\d)(?=.*<[^<>\s]+@[^<>\s]+>).*[:\uff1a]$"),
-    re.compile(r"\*?-{2,} ?(on .{,300} wrote|original message) ?-{2,}\*?$", re.IGNORECASE),
-]
+GMAIL = re.compile(r"^(?=.{,400}$)(?=.*\d{4})(?=.*\d:\d\d)(?=.*<\s*[^<>\s]+@[^<>\s]+\s*>).*[:\uff1a]$", re.MULTILINE)
+ZOHO = re.compile(r"\*?-{2,} ?(on .{,300} wrote|original message) ?-{2,}\*?$", re.IGNORECASE)
+patterns.COMPILED_PATTERN_MAP["forward"] += [GMAIL, ZOHO]
 OUTLOOK = "data inviato oggetto sendt emne wysłano temat odesláno předmět gönderildi konu lähetetty aihe elküldve tárgy"
 patterns.HEADER_MAP.update({name: name for name in f"{OUTLOOK} 送信日時 件名 发送时间 主题".split()})
 # One to three lines with an address or a number, and a colon at the end: "Alice schrieb am 1. Mai um 12:00:".
@@ -147,7 +146,7 @@ def unflowed(text: str, delete_space: bool = False) -> str:
 
 def unquoted(text: str) -> str:
     """Return `text` without the quoted mail and the signature."""
-    text = text[:MAX_TEXT]
+    text = GMAIL.sub(r"\n\g<0>", text[:MAX_TEXT])  # quotequail joins lines, and would take the one above as well
     found = quotequail.unwrap("\n".join(text.split("\n", MAX_LINES)[:MAX_LINES])[:MAX_UNQUOTED]) or {}
     top = QUOTED.sub("\n", found.get("text_top") or "")
     if top.strip():

@@ -366,10 +366,9 @@ class _Receiver(asyncore.dispatcher):
         try:
             # Answers are small writes; without this, each waits for the other side's ACK.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _Channel(self, connection)
         except OSError:  # the client has left
             connection.close()
-            return
-        _Channel(self, connection)
         if len(self._channels()) > self.max_connections:
             self._close_idlest()
 
@@ -412,6 +411,7 @@ class _Receiver(asyncore.dispatcher):
                     raise TimeoutError from error
                 if not is_locked(error) or self.stopping or time.monotonic() > deadline:
                     return _refusal(error, sender, recipient, data)
+                time.sleep(0.01)
             else:
                 failing.handled(sender, recipient, data)
                 return "250 2.0.0 Ok"

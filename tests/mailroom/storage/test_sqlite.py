@@ -1,10 +1,23 @@
 """`SQLiteStorage` keeps the contract, and what its own documentation says."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from mailroom.storage import StorageError, is_locked
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing.contract import ALICE, KEY, OutboxContract, OwnTablesContract, refused
 from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract
+from tests.waiting import wait_until
+
+
+def is_refused_at_once(storage):
+    """Tell whether a mail is refused before it writes."""
+    try:
+        with storage.transaction("bob@people.example", waits=False):
+            return False
+    except StorageError as error:
+        return is_locked(error)
 
 
 class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesContract, OutboxContract):
@@ -40,6 +53,16 @@ class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesCo
         assert list(storage) == []
         other.set_all(stream())
         assert len(list(storage)) == 3
+
+    def test_mail_that_must_not_wait_is_refused_at_once_while_another_one_waits_to_write(self, storage, other):
+        storage.open()
+        with other.transaction() as here, ThreadPoolExecutor(1) as pool:
+            other.begin(here)
+            waiting = pool.submit(storage.set, KEY, ALICE, "SUBSCRIBED")
+            wait_until(lambda: is_refused_at_once(storage), 5)
+            other.rollback(here)
+            waiting.result(30)
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
     def test_a_sender_who_was_deleted_is_not_in_the_file(self, storage):
         storage.set(KEY, ALICE, "SUBSCRIBED")

@@ -11,7 +11,6 @@ from typing import Any
 from salmon.routing import MemoryStorage
 
 from mailroom.storage import Row, Storage, StorageError, StoredRow, Transaction, failing
-from mailroom.storage.locks import PATIENCE
 from mailroom.storage.sqlite import Connection, SQLiteStorage
 
 
@@ -58,7 +57,7 @@ class JoinedStorage(Storage):
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
-        if not self.one_mail.acquire(timeout=-1 if here.waits else PATIENCE):
+        if not self.one_mail.acquire(blocking=here.waits):
             raise StorageError from TimeoutError("another mail is being handled")
         try:
             with self.database.lock(here):

@@ -189,6 +189,7 @@ class SQLiteStorage(TableStorage):
         deadline = time.monotonic() + timeout
         if not self._write_lock.acquire(timeout):
             raise StorageError from TimeoutError(f"others have written for {timeout} seconds")
+        self._written_since = time.monotonic()  # from here on, who must not wait does not, whoever writes
         try:
             with _statement, self._failing():
                 self._connection().set_durable(here.durable)
@@ -196,10 +197,10 @@ class SQLiteStorage(TableStorage):
             connection = self._connection()
             connection.is_busy = True
         except BaseException:
+            self._written_since = math.inf
             self._write_lock.release()
             raise
         here.begun_at, here.changes_before = time.monotonic(), connection.total_changes
-        self._written_since = here.begun_at
         return connection
 
     def _end(self, here: Transaction) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import mailroom.message
+from mailroom.text import decoded_header
 
 SENDER = ":sender"  # not a header: the envelope sender
 PARTS = ":parts"  # not a header: the types of the parts of a mail, such as `text/plain message/rfc822`
@@ -103,7 +104,7 @@ class Machines:
             if name in self._signs:
                 value = str(text)[:MAX_VALUE]
                 if name == "subject" and ("=?" in value or not value.isascii()):
-                    value = str(message["Subject"])[:MAX_VALUE]
+                    value = decoded_header(value)
                 for _ in range(10 if "(" in value else 0):  # comments in comments
                     value = COMMENT.sub("", value)
                 yield name, value

@@ -83,7 +83,7 @@ def decoded_header(value: str) -> str:
     """Return the text of a header in one line; `email` keeps it with encoded words, and surrogates for 8-bit octets."""
     words: list[tuple[str | None, bytes]] = []
     end = 0
-    for word in ENCODED_WORD.finditer(value):
+    for word in ENCODED_WORD.finditer(value, 0, MAX_TEXT):
         between = value[end : word.start()]
         if between.strip() or not words:  # space between encoded words is none: RFC 2047, section 6.2
             words.append((None, _octets(between)))

@@ -148,7 +148,7 @@ def environment(request, sink):
     return environment
 
 
-# Each storage is left or come to once; tests/test_operate_states.py moves rows between every two.
+# Each storage is left or come to once; tests/test_operate_states.py moves rows between others.
 @pytest.mark.parametrize(["first", "second"], [("sqlite", "postgresql"), ("shelve", "django")])
 def test_storage_is_changed_by_cruft_and_every_state_comes_along(create, sink, environment, first, second):
     folder = create(first)

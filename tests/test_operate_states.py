@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,22 @@ def test_paths_in_settings_are_relative_to_the_application_and_those_on_the_comm
     assert imported.returncode == 0, imported.stderr
     assert [text.split()[-1] for text in lines_of(states(app, "list"))] == [ALICE]
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("state_storage", ["sqlite", "shelve"])
+def test_commands_and_scripts_of_the_readme_run_in_their_order(application, sink, state_storage):
+    app = application(state_storage=state_storage)
+    readme = (app.folder / "README.md").read_text()
+    commands = re.findall(r"^uv run operate\.py (.+?)(?: +#.*)?$", readme.partition("## Operate it")[2], re.MULTILINE)
+    scripts = re.findall(r"```python\n((?:(?!```).)*import config\.boot.*?)```", readme, re.DOTALL)
+    assert len(commands) >= 5 and len(scripts) == 2
+
+    for command in commands:
+        ran = app.run("python", "operate.py", *shlex.split(command), input="y\n")
+        assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+    for script in scripts:
+        ran = app.python(script)
+        assert ran.returncode == 0, (script, ran.stderr)
 
 
 def test_owner_adds_a_command(application):

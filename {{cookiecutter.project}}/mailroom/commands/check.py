@@ -31,7 +31,7 @@ OLD_FAILURE = 3600  # seconds of answering 451
 PROBE = "check@localhost"  # the sender of a state that is written and deleted
 
 
-class Trouble(Exception):
+class Problem(Exception):
     """One line that says what is wrong and what to do."""
 
 
@@ -54,8 +54,8 @@ def check(running: bool, as_json: bool) -> None:
         name = look.__name__.replace("_", " ")
         try:
             ok, text = True, look()
-        except Trouble as trouble:
-            ok, text = False, str(trouble)
+        except Problem as problem:
+            ok, text = False, str(problem)
         except SMTPError as error:
             ok, text = False, f"{current().storage!r} fails: {error.__cause__ or error}"
         results.append({"name": name, "ok": ok, "text": text})
@@ -76,7 +76,7 @@ def user() -> str:
     folder = Path("run") if Path("run").exists() else Path.cwd()
     owner = folder.stat().st_uid
     if owner != os.geteuid():
-        raise Trouble(f"{folder} belongs to user {owner}, and this is {os.geteuid()}; check as the user of the server")
+        raise Problem(f"{folder} belongs to user {owner}, and this is {os.geteuid()}; check as the user of the server")
     return f"{owner}, the owner of {folder.name}"
 
 
@@ -84,7 +84,7 @@ def versions() -> str:
     """Look for a version of Salmon that `mailroom` is not made for."""
     salmon = metadata.version("salmon-mail")
     if not salmon.startswith("3.3."):
-        raise Trouble(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
+        raise Problem(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
     return f"salmon-mail {salmon}, Python {sys.version.split()[0]}"
 
 
@@ -92,7 +92,7 @@ def packages() -> str:
     """Look for an installed `config`, which `salmon start` imports instead of ours: it searches this folder last."""
     spec: Any = PathFinder.find_spec("config", [*sys.path[1:], os.getcwd()])
     if not Path(spec.origin).samefile("config/__init__.py"):
-        raise Trouble(
+        raise Problem(
             f"`salmon start` imports {spec.origin}, not config/; uninstall it, or set PYTHONPATH={Path.cwd()}"
         )
     return "none hides config"
@@ -103,9 +103,9 @@ def settings() -> str:
     try:
         room = boot_quietly().room
     except SystemExit as refusal:
-        raise Trouble(str(refusal).removeprefix("ERROR: ")) from refusal
+        raise Problem(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
-        raise Trouble(f"the application cannot start: {with_place(error)}") from error
+        raise Problem(f"the application cannot start: {with_place(error)}") from error
     return f"valid; the domain is {room.domain}"
 
 
@@ -121,7 +121,7 @@ def routes() -> str:
         for late in starts[1:]:
             hidden.append(f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail")
     if hidden:
-        raise Trouble("; ".join(hidden))
+        raise Problem("; ".join(hidden))
     return f"{len(Router.ORDER)}; none hides another"
 
 
@@ -137,7 +137,7 @@ def storage() -> str:
             states.set(module, PROBE, state)
         found.append(states.get(module, PROBE))
     if found != wanted:
-        raise Trouble(f"{states!r} does not return the state that was set")
+        raise Problem(f"{states!r} does not return the state that was set")
     took = (time.monotonic() - started) * 1000
     return f"{states!r} stored and returned a state in {took:.1f} ms"
 
@@ -148,11 +148,11 @@ def permissions() -> str:
     kept = [Path(".env"), *Path("run").glob("[!.]*"), *Path("logs").glob("[!.]*")]
     for path in [*kept, *database.parent.glob(f"{database.name}*")]:
         if path.exists() and path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077:
-            raise Trouble(f"{path} is open to other users; chmod go= {path}")
+            raise Problem(f"{path} is open to other users; chmod go= {path}")
     for name in ("app", "config", "mailroom", "operate.py", "webapp.py"):
         for path in [Path(name), *Path(name).rglob("*")]:
             if path.exists() and path.stat().st_mode & 0o002:
-                raise Trouble(f"any user can change {path}; chmod o-w {path}")
+                raise Problem(f"any user can change {path}; chmod o-w {path}")
     return "only the owner can read what is stored and change the code"
 
 
@@ -164,7 +164,7 @@ def relay() -> str:
     try:
         relay.configure_relay(relay.hostname).quit()
     except (OSError, smtplib.SMTPException) as error:
-        raise Trouble(f"{place} does not take mail: {error}; see RELAY_HOST and RELAY_PORT") from error
+        raise Problem(f"{place} does not take mail: {error}; see RELAY_HOST and RELAY_PORT") from error
     return f"{place} takes mail"
 
 
@@ -174,11 +174,11 @@ def stored_states() -> str:
         current().storage.refuse_damaged()
     except SMTPError as error:
         rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
-        raise Trouble(f"{current().storage!r} fails: {error.__cause__ or error}; {rule}") from error
+        raise Problem(f"{current().storage!r} fails: {error.__cause__ or error}; {rule}") from error
     try:
         renames = changes(current().storage, current().renamed_states)
     except ValueError as error:
-        raise Trouble(str(error)) from error
+        raise Problem(str(error)) from error
     return f"the next start renames {len(renames)}" if renames else "all have a handler"
 
 
@@ -190,7 +190,7 @@ def outbox() -> str:
     late = [row for row in rows if row.due is None or row.created < time.time() - OLD_MAIL]
     if late:
         what = f"{'was refused' if late[0].due is None else 'has waited for long'} ({late[0].answer or 'no relay'})"
-        raise Trouble(f"mail to {late[0].recipient} {what}, {len(late)} in all; see `operate.py outbox`")
+        raise Problem(f"mail to {late[0].recipient} {what}, {len(late)} in all; see `operate.py outbox`")
     return f"{len(rows)} waiting" if rows else "empty"
 
 
@@ -200,7 +200,7 @@ def handlers() -> str:
     if old:
         first, handler = old[0]
         hours = (time.time() - first) / 3600
-        raise Trouble(
+        raise Problem(
             f"{handler} has answered a mail 451 for {hours:.0f} hours, mails in all: {len(old)};"
             " the log says why; their senders get a bounce on the fifth day"
         )
@@ -215,7 +215,7 @@ def server() -> str:
         with client(receiver.host, receiver.port, "localhost", timeout=TIMEOUT) as connection:
             connection.ehlo_or_helo_if_needed()
     except (OSError, smtplib.SMTPException) as error:
-        raise Trouble(f"{receiver.host}:{receiver.port} does not take mail: {error}") from error
+        raise Problem(f"{receiver.host}:{receiver.port} does not take mail: {error}") from error
     return f"{receiver.host}:{receiver.port} takes mail"
 
 

@@ -1,7 +1,8 @@
 """Receive mail over LMTP or SMTP.
 
-The ports are those of Salmon's receivers. What is said there is not: Salmon's channels have one answer to a mail, at
-once; they lose octets, let `email` rewrite addresses, and look up this machine's name for each connection.
+The ports are those of Salmon's receivers. Its channels are not used: they answer a mail at once, lose octets, let
+`email` rewrite addresses, and look up this machine's name for each connection. Nor is `asyncio`: where its loop runs,
+Django refuses to use a database, and a handler cannot call `asyncio.run`.
 """
 
 import logging
@@ -42,6 +43,7 @@ REST_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 END_OF_MAIL = b"\r\n.\r\n"
+OK = "250 2.0.0 Ok"
 
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
 PATH = re.compile(
@@ -190,8 +192,7 @@ class _Channel(lmtpd.asynchat.async_chat):
             # The end of an empty mail begins with the CRLF of this command (RFC 5321, section 4.1.1.4).
             self.ac_in_buffer = b"\r\n" + self.ac_in_buffer
         else:
-            for answer in self.receiver.answers.get(verb, ["502 5.5.2 There is no such command here"]):
-                self._say(answer)
+            self._say(self.receiver.answers.get(verb, "502 5.5.2 There is no such command here"))
             if verb == "QUIT":
                 self.close_when_done()
             elif verb in ("RSET", *self.receiver.greetings):
@@ -272,9 +273,8 @@ class _Receiver(asyncore.dispatcher):
     """What both receivers share: the port, the loop, the answers, and the stop.
 
     A mail is handled where it is read, in the thread of the loop, unless its address has a handler marked `@nolocking`
-    or it must wait: for an earlier mail of its sender, or for a lock. Then one of at most `handler_threads` handles it;
-    with 0, there are none. A lock is waited for `lock_timeout` seconds there. A stop waits `stop_timeout` seconds for
-    the mails that are being handled.
+    or it must wait: for an earlier mail of its sender, or for a lock. Then a thread of the `Pool` handles it, and waits
+    `lock_timeout` seconds for a lock. A stop waits `stop_timeout` seconds for the mails that are being handled.
     """
 
     greetings: Sequence[str] = ()
@@ -286,16 +286,16 @@ class _Receiver(asyncore.dispatcher):
         self.lock_timeout = lock_timeout
         self.stop_timeout = stop_timeout
         self.pool = Pool(room.handler_threads) if room.handler_threads else None
-        extensions = ["PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME"]  # RFC 2033, section 5
-        welcome = [f"250-{line}" for line in (room.domain, *extensions)] + [f"250 SIZE {room.max_message_size}"]
+        extensions = "250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME"  # RFC 2033, section 5
+        welcome = f"250-{room.domain}\r\n{extensions}\r\n250 SIZE {room.max_message_size}"
         self.answers = {
-            "LHLO": ["500 5.5.1 This port speaks SMTP (RFC 5321), not LMTP: say EHLO"],
-            **dict.fromkeys(["EHLO", "HELO"], ["500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO"]),
+            "LHLO": "500 5.5.1 This port speaks SMTP (RFC 5321), not LMTP: say EHLO",
+            **dict.fromkeys(["EHLO", "HELO"], "500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO"),
             **dict.fromkeys(self.greetings, welcome),
-            "DATA": ["503 5.5.1 RCPT comes first"],
-            "NOOP": ["250 2.0.0 Ok"],
-            "RSET": ["250 2.0.0 Ok"],
-            "QUIT": ["221 2.0.0 Bye"],
+            "DATA": "503 5.5.1 RCPT comes first",
+            "NOOP": OK,
+            "RSET": OK,
+            "QUIT": "221 2.0.0 Bye",
         }
         self.host = host
         self.port = port
@@ -414,7 +414,7 @@ class _Receiver(asyncore.dispatcher):
                 time.sleep(0.01)
             else:
                 failing.handled(sender, recipient, data)
-                return "250 2.0.0 Ok"
+                return OK
 
     def _on_signal(self, number: int, frame: Any) -> None:
         for again in STOP_SIGNALS:

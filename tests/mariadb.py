@@ -17,25 +17,22 @@ IS_THERE = shutil.which("mariadbd", path=PROGRAMS) is not None
 
 
 class Server:
-    """A server that listens on a free port of the loopback interface. Use it in a `with` block."""
+    """A server that listens on a free port of the loopback interface, and keeps its data in `folder`.
 
-    def __init__(self):
+    Use it in a `with` block. It may be stopped, killed and started again, and keeps its port.
+    """
+
+    def __init__(self, folder=None):
         self.port = free_port()
-        self.folder = None
+        # Its socket wants a short path, so not below pytest's folders.
+        self.folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
+        self.data = folder or self.folder / "data"
         self.process = None
 
     def __enter__(self):
-        # Its socket wants a short path, so not below pytest's folders.
-        self.folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
         try:
-            (self.folder / "data").mkdir()
-            command = [shutil.which("mariadbd", path=PROGRAMS), "--no-defaults", "--user=root"]
-            command += [f"--datadir={self.folder}/data", f"--socket={self.folder}/socket", f"--port={self.port}"]
-            # Without tables of grants, which mariadb-server-core alone cannot make, everybody may do everything.
-            command += ["--bind-address=127.0.0.1", "--skip-grant-tables"]
-            with open(self.folder / "log", "ab") as log:
-                self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-            wait_until(self._is_ready, 60, self.log)
+            self.data.mkdir(exist_ok=True)
+            self.start()
         except BaseException:
             self.__exit__()
             raise
@@ -43,9 +40,27 @@ class Server:
 
     def __exit__(self, *exception):
         if self.process is not None:
-            self.process.kill()
-            self.process.wait(60)
+            self.kill()
         shutil.rmtree(self.folder)
+
+    def start(self):
+        """Start it and wait until it takes connections."""
+        command = [shutil.which("mariadbd", path=PROGRAMS), "--no-defaults", "--user=root"]
+        command += [f"--datadir={self.data}", f"--socket={self.folder}/socket", f"--port={self.port}"]
+        # Without tables of grants, which mariadb-server-core alone cannot make, everybody may do everything.
+        command += ["--bind-address=127.0.0.1", "--skip-grant-tables", "--innodb-log-file-size=8M"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        wait_until(self._is_ready, 60, self.log)
+
+    def stop(self):
+        """Stop it as an operator does, with the connections that it has."""
+        self.process.terminate()
+        self.process.wait(60)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(60)
 
     def log(self):
         """Return what its programs have said so far."""

@@ -151,8 +151,8 @@ def test_a_server_that_is_stopped_or_killed_loses_nothing_that_was_acknowledged(
         assert send(pair[0], sender, "news-subscribe")[0] == 250
 
 
-def test_conversations_go_on_when_the_standby_is_promoted_and_none_is_lost(workers, tmp_path):
-    """Meanwhile the standby, which can be read but not written, is not used."""
+def test_conversations_go_on_when_the_standby_is_promoted_and_none_is_lost(workers, sink, tmp_path):
+    """A worker that knows the standby only, which can be read but not written, answers 451 and sends nothing."""
     numbers, answers, over = count(), [], threading.Event()
 
     def senders(worker):
@@ -163,6 +163,9 @@ def test_conversations_go_on_when_the_standby_is_promoted_and_none_is_lost(worke
     def answered(code, more):
         before = len(answers)
         wait_until(lambda: [code for _, code in answers[before:]].count(code) >= more, 60, lambda: answers[before:])
+
+    def replies(sender):
+        return [reply for reply in list(sink.replies) if reply.recipients == (sender,)]
 
     with Server(tmp_path / "a") as first, Server(tmp_path / "b", standby_of=first) as second:
         name = first.new_database().rpartition("/")[2]
@@ -176,15 +179,26 @@ def test_conversations_go_on_when_the_standby_is_promoted_and_none_is_lost(worke
             clients = [pool.submit(senders, worker) for worker in pair]
             try:
                 answered(250, 20)
-                first.kill()
-                answered(451, 10)
-                second.promote()
-                answered(250, 20)
+                mail = f"Message-ID: <1@people.example>\r\nFrom: {ALICE}\r\n\r\n".encode()
+                with pair[0].copy(tmp_path / "reader") as reader:
+                    reader.settings["STATE_DATABASE"] = second.url(name, "mail")
+                    reader.start()
+                    assert [reader.send_data(ALICE, "news-subscribe", mail)[0] for _ in range(10)] == [451] * 10
+                    reader.wait_for_log("read-only")
+                    first.kill()
+                    answered(451, 10)
+                    second.promote()
+                    wait_until(lambda: reader.send_data(ALICE, "news-subscribe", mail)[0] == 250)
+                    assert reader.send_data(ALICE, "news-subscribe", mail)[0] == 250
+                    answered(250, 20)
+                    wait_until(lambda: replies(ALICE))
+                    reader.terminate()
+                assert len({header(reply, "Message-ID") for reply in replies(ALICE)}) == 1
             finally:
                 over.set()
             for client in clients:
                 client.result()
-        acknowledged = {sender for sender, code in answers if code == 250}
+        acknowledged = {ALICE} | {sender for sender, code in answers if code == 250}
         with second.connect(name) as connection:
             kept = dict(connection.execute("SELECT sender, state FROM states WHERE key = %s", [KEY]).fetchall())
         assert acknowledged <= kept.keys()

@@ -4,7 +4,6 @@ import itertools
 import random
 import smtplib
 import sqlite3
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from email.policy import SMTP
 import psycopg
 import pytest
 
+from tests.disk import grow, small_disk
 from tests.raw import Raw
 from tests.waiting import wait_until
 
@@ -293,23 +293,14 @@ def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, stat
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """The folder of a file system of 1 MB in memory; see `grow`."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", folder]
-    try:
-        mounted = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        mounted = None
-    if mounted is None or mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here (needs root)")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def disk(tmp_path):
+    """The folder of a file system of 1 MB."""
+    with small_disk(tmp_path / "disk", 1) as folder:
+        yield folder
 
 
-def test_full_disk_is_451_sends_nothing_and_loses_nothing_that_was_answered_250(ledger, sink, small_disk):
-    ledger = ledger(STATE_DATABASE=str(small_disk / "states.sqlite3"))
+def test_full_disk_is_451_sends_nothing_and_loses_nothing_that_was_answered_250(ledger, sink, disk):
+    ledger = ledger(STATE_DATABASE=str(disk / "states.sqlite3"))
     body = "x" * 70 + "\n"
     taken = []
     for number in range(100):
@@ -327,7 +318,7 @@ def test_full_disk_is_451_sends_nothing_and_loses_nothing_that_was_answered_250(
     assert [one for one, _ in ledger.rows()] == taken
     assert list(ledger.states()) == sorted(taken)
 
-    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    grow(disk, 20)
     wait_until(lambda: ledger.send(sender, mail) == 250)
     assert ledger.send(sender, mail) == 250
     (reply,) = sink.take()

@@ -26,7 +26,8 @@ LOG = logging.getLogger(__name__)
 OUTCOMES = {logging.INFO: "sent", logging.WARNING: "set back", logging.ERROR: "refused for good"}
 
 POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
-RESTS = (2, 10, 60)  # seconds to the next try of a relay or a storage that fails; the last of them again and again
+RESTS = (2, 10, 60)  # seconds to the next try of a relay that fails, the last of them again and again
+STORAGE_RESTS = RESTS[:2]  # of a storage, which mail uses anyway
 MAX_TURNED_AWAY = 10  # times that a relay closes the connection before others may overtake the mail that it is at
 MAX_OCTETS = 20_000_000  # of mail in memory
 LINGER_SECONDS = 0.01  # for which this thread waits for more before it sleeps: to wake it for each mail is dear
@@ -146,8 +147,10 @@ class Sending:
                     self._failures = 0
                     if not self._queue and self._stop_at is None:
                         time.sleep(LINGER_SECONDS)
-            except (OSError, SMTPError) as error:
-                self._rest(error.__cause__ or error)
+            except OSError as error:
+                self._rest(error)
+            except SMTPError as error:  # of the storage
+                self._rest(error.__cause__ or error, STORAGE_RESTS)
             except Exception as error:  # a fault of ours, which stops no other mail
                 LOG.exception("the outbox fails")
                 if parcel is not None and self._queue and self._queue[0] is parcel:
@@ -230,9 +233,9 @@ class Sending:
             LOG.log(level, "%s: %s: %s", OUTCOMES[level], mail, answer)
         return answers
 
-    def _rest(self, error: BaseException) -> None:
+    def _rest(self, error: BaseException, rests: tuple[int, ...] = RESTS) -> None:
         """Leave a relay or a storage that fails alone for a while."""
-        seconds = RESTS[min(self._failures, len(RESTS) - 1)]
+        seconds = rests[min(self._failures, len(rests) - 1)]
         self._failures += 1
         self._rest_until = time.monotonic() + seconds
         LOG.warning("outgoing mail waits, next try in %d seconds: %s", seconds, error)

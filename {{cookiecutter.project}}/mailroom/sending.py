@@ -27,7 +27,6 @@ OUTCOMES = {logging.INFO: "sent", logging.WARNING: "set back", logging.ERROR: "r
 
 POLL = 2  # seconds after which a worker looks for mail of others: scripts, and workers that have died
 RESTS = (2, 10, 60)  # seconds to the next try of a relay that fails, the last of them again and again
-STORAGE_RESTS = RESTS[:2]  # of a storage, which mail uses anyway
 MAX_TURNED_AWAY = 10  # times that a relay closes the connection before others may overtake the mail that it is at
 MAX_OCTETS = 20_000_000  # of mail in memory
 LINGER_SECONDS = 0.01  # for which this thread waits for more before it sleeps: to wake it for each mail is dear
@@ -150,7 +149,7 @@ class Sending:
             except OSError as error:
                 self._rest(error)
             except SMTPError as error:  # of the storage
-                self._rest(error.__cause__ or error, STORAGE_RESTS)
+                self._rest(error.__cause__ or error, RESTS[:2])  # mail asks it anyway
             except Exception as error:  # a fault of ours, which stops no other mail
                 LOG.exception("the outbox fails")
                 if parcel is not None and self._queue and self._queue[0] is parcel:
@@ -233,8 +232,9 @@ class Sending:
             LOG.log(level, "%s: %s: %s", OUTCOMES[level], mail, answer)
         return answers
 
-    def _rest(self, error: BaseException, rests: tuple[int, ...] = RESTS) -> None:
+    def _rest(self, error: BaseException, rests: tuple[int, ...] = ()) -> None:
         """Leave a relay or a storage that fails alone for a while."""
+        rests = rests or RESTS
         seconds = rests[min(self._failures, len(rests) - 1)]
         self._failures += 1
         self._rest_until = time.monotonic() + seconds

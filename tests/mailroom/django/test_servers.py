@@ -6,11 +6,12 @@ from unittest.mock import patch
 
 import pymysql
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from salmon.routing import Router
 
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
+from mailroom.storage import StorageError
 from mailroom.testing import assert_in_state, receive
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom import trial_list
@@ -176,6 +177,14 @@ def test_a_mail_that_waited_for_a_lock_reads_what_the_one_before_has_left(storag
     with storage.transaction(ALICE), connection.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert cursor.fetchone() == ("read committed",)
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_mysql_which_is_not_tested_is_refused_at_start(storage, monkeypatch):
+    monkeypatch.setattr(connections["default"], "display_name", "MySQL")
+    with pytest.raises(StorageError) as refusal:
+        DjangoStorage().open()
+    assert str(refusal.value.__cause__) == "no states in MySQL"
 
 
 @pytest.mark.parametrize("server", ["mariadb"], indirect=True)

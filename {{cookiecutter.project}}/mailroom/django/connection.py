@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
-from django.db import DatabaseError, Error, NotSupportedError, transaction
+from django.db import DatabaseError, Error, transaction
 
 from mailroom.storage import StorageError, Transaction
 from mailroom.storage.locks import PATIENCE, FileLocks
@@ -128,8 +128,6 @@ class MailTransaction:
 
 def _sender_lock(connection: Any, number: int | None, timeout: float) -> AbstractContextManager[Any]:
     """Return the lock of a sender, where it is not the transaction's own; `TimeoutError` says that others keep it."""
-    if connection.vendor not in ("postgresql", "mysql", "sqlite"):
-        raise NotSupportedError(f"no mail with {connection.display_name}")
     if number is None or connection.vendor == "postgresql":
         return nullcontext()
     if connection.vendor == "mysql":

@@ -11,16 +11,14 @@ class ExactField(models.CharField):
     """A text that is compared octet by octet, and sorted so.
 
     Salmon wants its keys exactly as they were, and a collation for people takes different ones for
-    the same (MySQL, MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
+    the same (MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
     """
 
-    # Those of MySQL and MariaDB for which a space at the end counts.
-    COLLATIONS = {"postgresql": "C", "mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
+    # For that of MariaDB, whose vendor is "mysql", a space at the end counts.
+    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}
 
     def db_parameters(self, connection: Any) -> dict[str, Any]:
-        is_mariadb = connection.vendor == "mysql" and connection.mysql_is_mariadb
-        collation = self.COLLATIONS.get("mariadb" if is_mariadb else connection.vendor)
-        return {**super().db_parameters(connection), "collation": collation}
+        return {**super().db_parameters(connection), "collation": self.COLLATIONS.get(connection.vendor)}
 
 
 class State(models.Model):

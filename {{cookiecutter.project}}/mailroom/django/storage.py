@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.color import no_style
-from django.db import DataError, Error, connections, router
+from django.db import DataError, Error, NotSupportedError, connections, router
 from django.utils import timezone
 
 from mailroom.django import migrate, use_memory
@@ -31,7 +31,7 @@ class DjangoStorage(TableStorage):
     Its first use runs the migrations. Each thread has a connection, which Django keeps for CONN_MAX_AGE seconds. The
     lock of a sender is waited for `lock_timeout` seconds, and the answer of a PostgreSQL server `answer_timeout`.
 
-    With PostgreSQL, MySQL and MariaDB the lock holds among all machines, with SQLite among the processes of one. A
+    With PostgreSQL and MariaDB the lock holds among all machines, with SQLite among the processes of one. A
     mail is an `atomic` around its handlers. With SQLite, others can write until its handlers use the database.
     """
 
@@ -129,6 +129,8 @@ class DjangoStorage(TableStorage):
     def _prepare(self) -> None:
         """Run those migrations that have not run, and create own tables. Other workers may start at the same moment."""
         connection = connections[self.using]
+        if connection.vendor not in ("postgresql", "mysql", "sqlite") or connection.display_name == "MySQL":
+            raise NotSupportedError(f"no states in {connection.display_name}")
         if connection.vendor == "sqlite" and not self._is_in_memory():
             with suppress(FileExistsError):  # for its owner only, before SQLite creates it
                 os.close(os.open(connection.settings_dict["NAME"], os.O_CREAT | os.O_EXCL, 0o600))

@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 SLOW_TRANSACTION = 1.0  # seconds
 
 CANNOT_HOLD = "5.3.0 The state storage cannot hold this sender, or the key or state that a handler gave"
-# In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MySQL and MariaDB.
+# In characters; key and sender must fit an index together: 2704 octets in PostgreSQL, 3072 in MariaDB.
 MAX_KEY, MAX_SENDER, MAX_STATE = 255, 400, 255
 NONE = "\ufdd0"  # stands for None in databases whose keys are texts: a noncharacter, which no text may contain
 # NUL ends a text of PostgreSQL, and a lone surrogate has no UTF-8.

@@ -159,16 +159,16 @@ def load(storage: Storage, parcel: Parcel) -> Envelope:
 
 def settle(storage: Storage, parcels: list[Parcel]) -> None:
     """Keep the answers to parcels: delete what the relay has taken, set back what it takes later, mark the rest."""
+    answers = [(parcel, *answer) for parcel in parcels for answer in parcel.answers.items()]
     with _writing(storage, durable=False) as here:
-        for parcel in parcels:
-            for recipient, answer in parcel.answers.items():
-                if answer.is_yes:
-                    storage.execute(here, DELETE, (parcel.mail, recipient))
-                elif recipient in parcel.tries:  # the claim has not ended
-                    wait = RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
-                    due = None if parcel.is_last(answer) else time.time() + wait
-                    storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
-            storage.execute(here, DELETE_MAIL, (parcel.mail,))
+        sent = [(parcel.mail, recipient) for parcel, recipient, answer in answers if answer.is_yes]
+        storage.execute(here, DELETE, *sent)
+        for parcel, recipient, answer in answers:
+            if not answer.is_yes and recipient in parcel.tries:  # the claim has not ended
+                wait = RETRIES[min(parcel.tries[recipient], len(RETRIES) - 1)]
+                due = None if parcel.is_last(answer) else time.time() + wait
+                storage.execute(here, SET_BACK, (due, str(answer), parcel.mail, recipient))
+        storage.execute(here, DELETE_MAIL, *((parcel.mail,) for parcel in parcels))
 
 
 def release(storage: Storage, parcels: list[Parcel]) -> None:

@@ -145,6 +145,15 @@ class TransactionContract(StorageContract):
             assert storage.get(KEY, BOB) == "SUBSCRIBED"
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
+    def test_mail_that_comes_first_was_not_handled_before(self, storage: Any) -> None:
+        with storage.transaction(ALICE) as transaction:
+            assert not transaction.handled(b"0123456789abcdef")
+
+    def test_transaction_without_a_sender_keeps_states(self, storage: Any) -> None:
+        with storage.transaction():
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
     def test_transaction_within_a_transaction_joins_it(self, storage: Any) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as outer:
             with storage.transaction(BOB) as inner:
@@ -202,6 +211,14 @@ class OwnTablesContract(TransactionContract):
             assert posts() == ["hello"]
         assert posts() == ["hello"]
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+    def test_own_rows_are_rolled_back_with_the_states(self, storage: Any, posts: Posts) -> None:
+        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
+            self.write(transaction)
+            storage.set(KEY, ALICE, "SUBSCRIBED")
+            raise ZeroDivisionError
+        assert posts() == []
+        assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
     def test_handler_that_commits_or_rolls_back_keeps_nothing_of_a_mail_that_fails(

@@ -172,5 +172,7 @@ def planted(source, right, wrong):
     text = source.read_text()
     assert right in text
     source.write_text(text.replace(right, wrong))
-    yield
-    source.write_text(text)
+    try:
+        yield
+    finally:
+        source.write_text(text)

@@ -79,7 +79,7 @@ COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
 PACKAGE = [
     ("test_receiver.py", "receiver.py", 'append("552 5.3.4 The message is too big")', 'append("250 2.0.0 Ok")'),
     ("test_receiver.py", "receiver.py", 'answer = "451 4.3.0 The mail', 'answer = "250 2.0.0 The mail'),
-    ("test_receiver.py", "receiver.py", "if not is_slow and", "if"),
+    ("test_receiver.py", "receiver.py", "if not is_slow and is_free", "if is_free"),
     ("test_pool.py", "pool.py", "if len(queue) == 1:", "if True:"),
     ("test_pool.py", "pool.py", "self._slow + is_slow <= self.size", "True"),
     ("test_pool.py", "pool.py", "future.set_running_or_notify_cancel()", "True"),

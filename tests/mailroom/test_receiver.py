@@ -3,6 +3,7 @@
 import smtplib
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,8 @@ from salmon.routing import Router
 from salmon.server import SMTPError
 
 from mailroom import LMTPReceiver, Message, SMTPReceiver
+from mailroom.storage import StorageError
+from mailroom.storage.locks import PATIENCE
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import assert_in_state
 from tests.mailroom.trial_list import CONFIRMING, FORWARD
@@ -109,6 +112,21 @@ def test_smtp_client_at_the_lmtp_port_gets_an_answer_that_says_so(client, comman
     if isinstance(client, smtplib.LMTP):
         code, text = client.docmd(command, "people.example")
         assert (code, text) == (500, b"5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO")
+
+
+def test_after_a_lock_that_was_waited_for_the_next_mail_waits_in_a_thread_at_once(client, room, monkeypatch):
+    waited = []
+
+    def deliver(*arguments, waits):
+        waited.append(waits)
+        if not waits:
+            time.sleep(2 * PATIENCE)
+            raise StorageError from TimeoutError("others write")
+
+    monkeypatch.setattr(room, "deliver", deliver)
+    for sender in (ALICE, "bob@people.example"):
+        client.sendmail(sender, [address("news")], MAIL)
+    assert waited == [False, True, True]
 
 
 def test_ordinary_mail_is_answered_while_a_slow_handler_runs(client, path, monkeypatch):

@@ -29,6 +29,7 @@ from mailroom.pool import Pool
 from mailroom.room import Mailroom
 from mailroom.settings import refuse
 from mailroom.storage import handler_name, is_locked
+from mailroom.storage.locks import PATIENCE
 
 LOG = logging.getLogger(__name__)
 
@@ -302,6 +303,7 @@ class _Receiver(asyncore.dispatcher):
         self.stopping = False
         self._next_sweep = 0.0
         self._rest_until = 0.0
+        self._locked_until = 0.0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.host}:{self.port}>"
@@ -382,12 +384,15 @@ class _Receiver(asyncore.dispatcher):
             return self._deliver(*mail)
         writer = person(sender, self.room.forwarders) or object()  # who has no order
         is_slow = self.room.is_slow(recipient)
+        is_free = time.monotonic() > self._locked_until and not self.pool.has(writer)
         # Salmon's Router holds this lock while it runs an ordinary handler.
-        if not is_slow and not self.pool.has(writer) and Router.call_lock.acquire(blocking=False):
+        if not is_slow and is_free and Router.call_lock.acquire(blocking=False):
+            began = time.monotonic()
             try:
                 return self._deliver(*mail, waits=False)
             except TimeoutError:
-                pass
+                if time.monotonic() > began + PATIENCE:  # the next mail need not find out
+                    self._locked_until = time.monotonic() + REST_SECONDS
             finally:
                 Router.call_lock.release()
         answer = self.pool.submit(writer, partial(self._deliver, *mail), is_slow)

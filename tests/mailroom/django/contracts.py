@@ -1,10 +1,9 @@
 """What a site of Django relies on, whatever its database."""
 
 from contextlib import suppress
-from unittest.mock import patch
 
 from asgiref.sync import async_to_sync
-from django.db import connections, transaction
+from django.db import transaction
 
 from mailroom.django.models import State
 from mailroom.testing.contract import ALICE, BOB, KEY
@@ -56,15 +55,3 @@ class SiteContract:
         with storage.transaction(ALICE):
             async_to_sync(work)()
         assert orders(storage) == ["async"]
-
-    def test_conn_max_age_of_0_leaves_no_connection_open_after_a_mail(self, storage):
-        storage.close()
-        with patch.dict(connections[storage.using].settings_dict, CONN_MAX_AGE=0):
-            for text in ("one", "two"):
-                with storage.transaction(ALICE):
-                    order(storage, text)
-                    storage.set(KEY, ALICE, text)
-                assert connections[storage.using].connection is None
-        storage.close()
-        assert orders(storage) == ["one", "two"]
-        assert storage.get(KEY, ALICE) == "two"

@@ -1,6 +1,7 @@
 """`DjangoStorage` keeps the contract on PostgreSQL and on MariaDB, and what only a server can show."""
 
 import threading
+import time
 from contextlib import suppress
 from unittest.mock import patch
 
@@ -11,7 +12,7 @@ from salmon.routing import Router
 
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
-from mailroom.storage import StorageError
+from mailroom.storage import StorageError, is_locked
 from mailroom.testing import assert_in_state, receive
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom import trial_list
@@ -229,6 +230,17 @@ def test_no_call_fails_when_its_connection_went_stale(storage, call):
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
+def test_conn_max_age_of_0_leaves_no_connection_open_after_a_mail(storage):
+    storage.close()
+    with patch.dict(connection.settings_dict, CONN_MAX_AGE=0):
+        for state in ("CONFIRMING", "SUBSCRIBED"):
+            with storage.transaction(ALICE):
+                storage.set(KEY, ALICE, state)
+            assert connection.connection is None
+    storage.close()
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
+
+
 @pytest.mark.parametrize("server", ["mariadb"], indirect=True)
 def test_mail_whose_connection_breaks_after_the_commit_is_handled(storage):
     def end_before_the_lock_is_released(execute, sql, *arguments):
@@ -290,6 +302,32 @@ def test_wait_for_a_locked_table_ends(storage):
         done.set()
         thread.join(30)
     assert storage.get(KEY, ALICE) == "START"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_mail_whose_row_another_mail_has_changed_is_tried_again_and_holds_up_no_receiver(storage, waits):
+    def hold_the_row():
+        with storage.transaction(BOB):
+            State.objects.update(state="SENT")
+            locked.set()
+            done.wait(60)
+        storage.close()
+
+    State.objects.create(key="order", sender=ALICE, state="PAID")
+    locked, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=hold_the_row)
+    thread.start()
+    try:
+        assert locked.wait(30)
+        began = time.monotonic()
+        with pytest.raises(DatabaseError) as raised, storage.transaction(ALICE, waits=waits):
+            State.objects.update(state="RETURNED")
+        assert is_locked(raised.value)
+        assert time.monotonic() - began < (4 if waits else 1)
+    finally:
+        done.set()
+        thread.join(30)
+    assert State.objects.get().state == "SENT"
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)

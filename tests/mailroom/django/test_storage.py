@@ -9,12 +9,12 @@ from datetime import datetime, timezone
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, IntegrityError, close_old_connections, transaction
+from django.db import DatabaseError, IntegrityError, close_old_connections, connections, transaction
 from salmon.routing import Router
 
 from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
-from mailroom.storage import StorageError, current
+from mailroom.storage import StorageError, current, is_locked
 from mailroom.storage.tables import HANDLED_KEPT
 from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
@@ -108,6 +108,8 @@ ENDS = {
     "COMMIT": lambda connection: execute(connection, " commit"),
     "ROLLBACK": lambda connection: execute(connection, "ROLLBACK"),
     "BEGIN": lambda connection: execute(connection, "BEGIN IMMEDIATE"),
+    "executescript": lambda connection: connection.cursor().executescript("SELECT 1"),
+    "commit of the driver": lambda connection: connection.connection.commit(),
 }
 
 
@@ -118,7 +120,7 @@ def test_handler_that_ends_the_transaction_itself_keeps_no_half_of_a_mail(storag
     with suppress(ZeroDivisionError, StorageError), storage.transaction(ALICE) as here:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         order("before").save(using=storage.using)
-        with suppress(DatabaseError, RuntimeError):
+        with suppress(DatabaseError, RuntimeError, sqlite3.Error):
             ENDS[end](here.connection)
         with suppress(DatabaseError):
             order("after").save(using=storage.using)
@@ -191,6 +193,16 @@ def test_handler_that_hides_that_others_write_is_answered_451(storage):
             State.objects.using(storage.using).count()
         other.close()
     assert list(storage) == []
+
+
+def test_file_that_nobody_may_write_is_no_lock_to_wait_for(storage):
+    storage.set(KEY, ALICE, "SUBSCRIBED")
+    connections[storage.using].connection.execute("PRAGMA query_only = ON")  # what a file system that is read-only does
+    with pytest.raises(StorageError) as raised, storage.transaction(ALICE):
+        storage.set(KEY, ALICE, "CONFIRMING")
+    assert raised.value.code == 451
+    assert not is_locked(raised.value)
+    assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
 
 def test_mail_whose_model_was_kept_is_noted_and_one_that_read_only_is_not(storage):

@@ -243,9 +243,11 @@ def _django_storage(url):
     import django
     from django.conf import settings
 
-    settings.configure(
-        DATABASES={"default": dj_database_url.parse(url)}, INSTALLED_APPS=["mailroom.django"], USE_TZ=True
-    )
+    database = dj_database_url.parse(url, conn_max_age=None)
+    if url.startswith("sqlite:"):  # as in webapp.py
+        wal = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL"
+        database["OPTIONS"] = {"timeout": 10, "transaction_mode": "IMMEDIATE", "init_command": wal}
+    settings.configure(DATABASES={"default": database}, INSTALLED_APPS=["mailroom.django"], USE_TZ=True)
     django.setup()
     from mailroom.django.storage import DjangoStorage
 

@@ -22,9 +22,7 @@ from mailroom.django.models import Outbox, State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError
 
-MAX_COUNTED = 10_000
-MAX_FOUND = 1_000
-MAX_VALUES = 100
+MAX_COUNTED, MAX_FOUND, MAX_VALUES = 10_000, 1_000, 100
 MAX_CHOSEN = 900  # Django takes 1,000 fields of a form
 OVERDUE = 60  # seconds
 
@@ -180,8 +178,8 @@ class StateAdmin(MailAdmin):
                 if number:
                     done += 1
                     self.log_change(request, state, f"Back to {ROUTE_FIRST_STATE} from {state.state}.")
-        text = f" Busy, please try again: {', '.join(busy)}." if busy else ""
         level = messages.WARNING if busy else messages.SUCCESS
+        text = f" Busy, please try again: {', '.join(busy)}." if busy else ""
         self.message_user(request, f"Back to {ROUTE_FIRST_STATE}: {done}.{text}", level)
 
 
@@ -200,12 +198,12 @@ class OutboxAdmin(MailAdmin):
     sortable_by: list[str] = []
     ordering = ["pk"]
     search_fields = ["recipient"]
-    fields = readonly_fields = ["mail", *list_display]
+    fields = readonly_fields = list_display
     actions = ["retry", "drop"]
 
     def get_queryset(self, request: Any) -> Any:
-        rows = super().get_queryset(request).annotate(refused=Q(due__isnull=True))
-        return rows.select_related("mail").defer("mail__data")
+        rows = super().get_queryset(request).select_related("mail").defer("mail__data")
+        return rows.annotate(refused=Q(due__isnull=True))
 
     def age(self, row: Outbox) -> str:
         return str(timesince(datetime.fromtimestamp(row.mail.created, timezone.utc), depth=1))

@@ -12,6 +12,7 @@ from django.db import DatabaseError, Error, transaction
 from mailroom.storage import StorageError, Transaction
 from mailroom.storage.locks import PATIENCE, FileLocks
 from mailroom.storage.servers import has_written, limit_waiting, postgresql_begin, postgresql_limits, refuse_end
+from mailroom.storage.sqlite import allow, deny_transactions
 
 OPENED = "_mail_states_opened"  # the attribute of a Django connection with its `(sqlite3.Connection, inode and device)`
 
@@ -19,9 +20,9 @@ OPENED = "_mail_states_opened"  # the attribute of a Django connection with its 
 def make_fit_for_mail(connection: Any, answer_timeout: float) -> None:
     """Open `connection`, anew where the server has ended it, so that no mail waits for ever or is kept nowhere.
 
-    With PostgreSQL and psycopg 3, a statement whose answer does not come within `answer_timeout` seconds
-    raises `django.db.OperationalError` from here on. With SQLite, raises `OSError` when the file has gone
-    or was replaced: Django would create an empty one, or write into one that nobody reads any more.
+    With PostgreSQL and psycopg 3, a statement whose answer does not come within `answer_timeout` seconds raises
+    `OperationalError` from here on. With SQLite, raises `OSError` when the file has gone or was replaced: Django would
+    create an empty one, or write into one that nobody reads any more.
     """
     if not connection.in_atomic_block:
         if connection.connection is not None and not connection.is_usable():
@@ -58,6 +59,12 @@ class MailTransaction:
                 stack.callback(setattr, connection, "transaction_mode", connection.transaction_mode)
                 connection.transaction_mode = None
             stack.enter_context(transaction.atomic(connection.alias))
+            if connection.vendor == "sqlite":
+                stack.callback(connection.connection.set_authorizer, allow)
+                connection.connection.set_authorizer(deny_transactions)  # `executescript` commits as well
+            if connection.vendor == "mysql" and not here.waits:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET innodb_lock_wait_timeout = 0")
             if connection.vendor == "postgresql":
                 # Whatever the site's level is: who has waited for the lock sees what the mail before has left.
                 begin = ["SET TRANSACTION ISOLATION LEVEL READ COMMITTED"] if self.is_outermost else []
@@ -82,6 +89,7 @@ class MailTransaction:
         if not self.may_write:
             self.may_write = True
             connection = self.connection.connection
+            connection.set_authorizer(allow)
             connection.execute("COMMIT")
             if not self.here.waits:
                 connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
@@ -89,7 +97,8 @@ class MailTransaction:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 self.connection.needs_rollback = True  # should the handler catch this
-                raise StorageError from TimeoutError(f"others write: {error}")
+                raise StorageError from (TimeoutError("others write") if "locked" in str(error) else error)
+            connection.set_authorizer(deny_transactions)
 
     def check(self) -> None:
         """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""
@@ -102,7 +111,6 @@ class MailTransaction:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
 
     def commit(self) -> None:
-        """Commit; `run_after_commit` is next."""
         if self.is_outermost:
             self.after_commit, self.connection.run_on_commit = self.connection.run_on_commit, []
         self.stack.close()

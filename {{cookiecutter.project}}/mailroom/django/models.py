@@ -10,12 +10,11 @@ from mailroom.storage import MAX_KEY, MAX_SENDER, MAX_STATE
 class ExactField(models.CharField):
     """A text that is compared octet by octet, and sorted so.
 
-    Salmon wants its keys exactly as they were, and a collation for people takes different ones for
-    the same (MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
+    Salmon wants its keys exactly as they were, and a collation for people takes different ones for the same
+    (MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
     """
 
-    # For that of MariaDB, whose vendor is "mysql", a space at the end counts.
-    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}
+    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}  # MariaDB's, for which a space at the end counts
 
     def db_parameters(self, connection: Any) -> dict[str, Any]:
         return {**super().db_parameters(connection), "collation": self.COLLATIONS.get(connection.vendor)}
@@ -58,9 +57,6 @@ class Outgoing(models.Model):
     sender = ExactField(max_length=MAX_SENDER)
     data = models.BinaryField()
     created = models.FloatField()  # seconds since the epoch, as `due`
-
-    def __str__(self) -> str:
-        return f"{self.id} from {self.sender or '<>'}"
 
 
 class Outbox(models.Model):

@@ -28,11 +28,11 @@ STORED = "mail_states_stored"  # the alias of the states' database, when Django 
 class DjangoStorage(TableStorage):
     """States in the table of `State`, in the database that Django's settings call `using`, or a router names.
 
-    Its first use runs the migrations. Each thread has a connection, which Django keeps for CONN_MAX_AGE seconds. The
-    lock of a sender is waited for `lock_timeout` seconds, and the answer of a PostgreSQL server `answer_timeout`.
+    Its first use runs the migrations. Each thread has a connection, to a server for CONN_MAX_AGE seconds. The lock
+    of a sender is waited for `lock_timeout` seconds, and the answer of a PostgreSQL server `answer_timeout`.
 
-    With PostgreSQL and MariaDB the lock holds among all machines, with SQLite among the processes of one. A
-    mail is an `atomic` around its handlers. With SQLite, others can write until its handlers use the database.
+    With PostgreSQL and MariaDB the lock holds among all machines, with SQLite among the processes of one. A mail is an
+    `atomic` around its handlers. With SQLite, others can write until its handlers use the database.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class DjangoStorage(TableStorage):
             self._is_open = True
 
     def close(self) -> None:
-        """Close the connection of this thread; the next call opens a new one."""
         connections[self.using].close()
 
     def in_memory(self) -> "DjangoStorage":
@@ -98,7 +97,6 @@ class DjangoStorage(TableStorage):
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
-        """Lock the sender and begin the transaction of the database."""
         _renew()
         try:
             number = None if here.locked is None else lock_number(self.cells("", here.locked)[1])
@@ -122,7 +120,7 @@ class DjangoStorage(TableStorage):
     def rollback(self, here: Transaction) -> None:
         if here.connected is not None:
             mail, here.connected = here.connected, None
-            with suppress(Error):
+            with suppress(Error, mail.connection.Database.Error):
                 mail.connection.set_rollback(True)
                 mail.stack.close()
 
@@ -176,6 +174,8 @@ def _renew() -> None:
     """Close the connections of this thread that are broken, or too old, as Django does before and after a request."""
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
+            if connection.vendor == "sqlite":
+                connection.close_at = None  # no server has to keep it
             connection.close_if_unusable_or_obsolete()
 
 

@@ -386,7 +386,7 @@ class Connection(sqlite3.Connection):
     def protect(self) -> None:
         """Refuse BEGIN, COMMIT and ROLLBACK from here on; `executescript` and `with connection:` commit as well."""
         self._cursors = weakref.WeakSet()
-        self.set_authorizer(_deny_transactions)
+        self.set_authorizer(deny_transactions)
         # Where SQLite has rolled back by itself, Python begins a transaction before the next write; that is refused.
         self.isolation_level = "IMMEDIATE"
 
@@ -396,14 +396,14 @@ class Connection(sqlite3.Connection):
             for cursor in list(self._cursors):
                 cursor.close()
             self._cursors = None
-            self.set_authorizer(_allow)
+            self.set_authorizer(allow)
 
 
-def _deny_transactions(action: int, *arguments: Any) -> int:
+def deny_transactions(action: int, *arguments: Any) -> int:
     return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
 
-def _allow(*arguments: Any) -> int:
+def allow(*arguments: Any) -> int:
     return sqlite3.SQLITE_OK
 
 

@@ -68,7 +68,7 @@ def test_mail_is_answered_451_while_the_database_is_down(application, sink, tmp_
         assert sink.replies == []
         server.start()
         wait_until(lambda: app.send(ALICE, confirmation["Reply-To"])[0] == 250, 60)
-        assert sink.take()[0]["Subject"] == "Welcome to news"
+        assert sink.take(1, 90)[0]["Subject"] == "Welcome to news"
         assert app.terminate() == 0
 
 

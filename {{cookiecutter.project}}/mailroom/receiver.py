@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -250,7 +249,7 @@ class _Wake(asyncore.dispatcher):
         self._channels.append(channel)
         try:
             self._there.send(b"\0")
-        except OSError:  # full, so that it wakes anyway; or closed
+        except OSError:  # full, so that it wakes anyway; or the other end is closed
             pass
 
     def writable(self) -> bool:
@@ -265,10 +264,6 @@ class _Wake(asyncore.dispatcher):
             except Exception:
                 channel.handle_error()  # as asyncore would: it ends this connection, and no other
 
-    def close(self) -> None:
-        super().close()
-        self._there.close()
-
 
 class _Receiver(asyncore.dispatcher):
     """What both receivers share: the port, the loop, the answers, and the stop.
@@ -278,7 +273,7 @@ class _Receiver(asyncore.dispatcher):
     `lock_timeout` seconds for a lock. A stop waits `stop_timeout` seconds for the mails that are being handled.
     """
 
-    greetings: Sequence[str] = ()
+    greetings: tuple[str, ...] = ()
 
     def __init__(
         self, room: Mailroom, host: str, port: int, lock_timeout: float = 30.0, stop_timeout: float = 30.0
@@ -355,13 +350,13 @@ class _Receiver(asyncore.dispatcher):
         return time.monotonic() >= self._rest_until
 
     def handle_accept(self) -> None:
+        accepted = None
         try:
             accepted = self.accept()
         except OSError as error:  # too many open files; Salmon would close the port for good
             LOG.error("%r cannot take a connection now: %s", self, error)
             self._rest_until = time.monotonic() + REST_SECONDS
             self._close_idlest()
-            return
         if accepted is None:
             return
         connection, _ = accepted

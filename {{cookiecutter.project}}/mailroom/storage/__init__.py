@@ -151,13 +151,11 @@ def failing(failures: Failures, unfit: Failures = ()) -> Iterator[None]:
 
 def is_locked(error: BaseException | None) -> bool:
     """Return whether a lock was not released in time, that of a sender or one in a database server."""
-    while error is not None:
-        is_timeout = isinstance(error, StorageError) and isinstance(error.__cause__, TimeoutError)
-        # In psycopg and in MariaDB.
-        if is_timeout or type(error).__name__ == "LockNotAvailable" or error.args[:1] == (1205,):
-            return True
-        error = error.__cause__
-    return False
+    if error is None:
+        return False
+    is_timeout = isinstance(error, StorageError) and isinstance(error.__cause__, TimeoutError)
+    is_refusal = type(error).__name__ == "LockNotAvailable" or error.args[:1] == (1205,)  # of psycopg, of MariaDB
+    return is_timeout or is_refusal or is_locked(error.__cause__)
 
 
 def checked(key: Any, sender: Any, state: Any = ROUTE_FIRST_STATE) -> tuple[str, str, str]:

@@ -15,6 +15,7 @@ from mailroom.storage.servers import has_written, limit_waiting, postgresql_begi
 from mailroom.storage.sqlite import allow, deny_transactions
 
 OPENED = "_mail_states_opened"  # the attribute of a Django connection with its `(sqlite3.Connection, inode and device)`
+_one_at_a_time = threading.RLock()  # in a database in memory, of tests
 
 
 def make_fit_for_mail(connection: Any, answer_timeout: float) -> None:
@@ -140,7 +141,7 @@ def _sender_lock(connection: Any, number: int | None, timeout: float) -> Abstrac
         return nullcontext()
     if connection.vendor == "mysql":
         return _named_lock(connection, f"mailroom {number}", timeout)
-    if connection.is_in_memory_db():  # of this process, for tests
+    if connection.is_in_memory_db():
         return _one_at_a_time
     return FileLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(number)
 
@@ -156,6 +157,3 @@ def _named_lock(connection: Any, name: str, timeout: float) -> Iterator[None]:
     finally:
         with suppress(Error), connection.cursor() as cursor:  # the server has released it if it ended the connection
             cursor.execute("DO RELEASE_LOCK(%s)", [name])
-
-
-_one_at_a_time = threading.RLock()

@@ -14,10 +14,9 @@ class ExactField(models.CharField):
     (MariaDB), or sorts by rules that come with the system (PostgreSQL). SQLite has none.
     """
 
-    COLLATIONS = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}  # MariaDB's, for which a space at the end counts
-
     def db_parameters(self, connection: Any) -> dict[str, Any]:
-        return {**super().db_parameters(connection), "collation": self.COLLATIONS.get(connection.vendor)}
+        collations = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}  # MariaDB's, for which a space at the end counts
+        return {**super().db_parameters(connection), "collation": collations.get(connection.vendor)}
 
 
 class State(models.Model):

@@ -179,8 +179,7 @@ def _renew() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def _before_fork() -> None:
-    # A connection must not cross a fork; either side opens its own at the next call.
+def _before_fork() -> None:  # a connection must not cross a fork; either side opens its own at the next call
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()

@@ -5,12 +5,13 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from salmon.routing import Router
 from salmon.server import SMTPError
 
-from mailroom import LMTPReceiver, Message, SMTPReceiver
+from mailroom import LMTPReceiver, Message, SMTPReceiver, failing
 from mailroom.storage import StorageError
 from mailroom.storage.locks import PATIENCE
 from mailroom.storage.sqlite import SQLiteStorage
@@ -105,6 +106,26 @@ def test_mail_whose_handler_fails_is_answered_451_and_the_log_names_the_handler(
 
 def test_words_after_noop_are_ignored(client):
     assert client.docmd("NOOP is anybody there?")[0] == 250
+
+
+def test_helo_is_answered_without_extensions(client):
+    if not isinstance(client, smtplib.LMTP):
+        assert client.docmd("HELO", "people.example") == (250, b"example.com")
+
+
+def test_recipients_over_the_limit_are_refused_for_now(client, monkeypatch):
+    monkeypatch.setattr(LMTPReceiver, "max_recipients", 2)
+    client.mail(ALICE)
+
+    codes = [client.rcpt(address("news"))[0] for _ in range(4)]
+    assert codes == ([250, 250, 452, 452] if isinstance(client, smtplib.LMTP) else [250, 452, 452, 452])
+
+
+def test_handled_mail_is_answered_250_when_no_more_files_may_be_open(client, monkeypatch):
+    monkeypatch.setattr(failing, "FOLDER", Mock(**{"glob.side_effect": OSError(24, "Too many open files")}))
+    monkeypatch.setattr(failing, "_next_look", 0.0)
+
+    assert client.sendmail(ALICE, [address("news-subscribe")], MAIL) == {}
 
 
 @pytest.mark.parametrize("command", ["EHLO", "HELO"])

@@ -32,10 +32,10 @@ def failed(sender: str, recipient: str, data: bytes, handler: str) -> None:
 def handled(sender: str, recipient: str, data: bytes) -> None:
     """Forget a mail that was handled."""
     global _next_look, _is_empty
-    if time.monotonic() > _next_look:
-        _next_look, _is_empty = time.monotonic() + LOOK, next(FOLDER.glob("*"), None) is None
-    if not _is_empty:
-        with suppress(OSError):
+    with suppress(OSError):  # it is not there, or no more files may be open
+        if time.monotonic() > _next_look:
+            _next_look, _is_empty = time.monotonic() + LOOK, next(FOLDER.glob("*"), None) is None
+        if not _is_empty:
             os.unlink(_path(sender, recipient, data))
 
 

@@ -79,7 +79,7 @@ class _Channel(lmtpd.asynchat.async_chat):
     def collect_incoming_data(self, data: bytes) -> None:
         limit = COMMAND_OCTETS
         if self.get_terminator() == END_OF_MAIL:
-            limit = self.receiver.room.max_message_size
+            limit = self.receiver.room.max_message_size * 4 // 3 + 2  # each line may be ".", which came as ".."
             self.active = min(time.monotonic(), self.active + len(data) / IDLE_OCTETS)
         self._too_long = self._too_long or len(self._octets) + len(data) > limit
         if self._too_long:
@@ -170,8 +170,9 @@ class _Channel(lmtpd.asynchat.async_chat):
         self._reset()
         self.set_terminator(b"\r\n")
         data = data.replace(b"\r\n.", b"\r\n")[2:] + b"\r\n"  # RFC 5321, section 4.5.2
+        is_too_big = self._too_long or len(data) > self.receiver.room.max_message_size
         for recipient in recipients:
-            if self._too_long:
+            if is_too_big:
                 self._answers.append("552 5.3.4 The message is too big")
             else:
                 self._answers.append(self.receiver.answer(self, sender, recipient, data))
@@ -228,9 +229,8 @@ class _Channel(lmtpd.asynchat.async_chat):
     def _refuse_recipient(self, address: str) -> str | None:
         if self._sender is None:
             return "503 5.5.1 MAIL comes first"
-        # SMTP has one answer for all recipients of a mail; it cannot name those that failed.
-        if self._recipients and "EHLO" in self.receiver.greetings:
-            return "452 4.5.3 One recipient a transaction, please"
+        if len(self._recipients) >= self.receiver.max_recipients:
+            return "452 4.5.3 Too many recipients; the others come in another transaction"
         if address.isprintable() and self.receiver.room.is_routed(address):
             return None
         return "550 5.1.1 There is no such address here"
@@ -274,6 +274,7 @@ class _Receiver(asyncore.dispatcher):
     """
 
     greetings: tuple[str, ...] = ()
+    max_recipients = 1000  # of a mail; RFC 5321, section 4.5.3.1.8 asks for 100
 
     def __init__(
         self, room: Mailroom, host: str, port: int, lock_timeout: float = 30.0, stop_timeout: float = 30.0
@@ -287,7 +288,7 @@ class _Receiver(asyncore.dispatcher):
         self.answers = {
             "LHLO": "500 5.5.1 This port speaks SMTP (RFC 5321), not LMTP: say EHLO",
             **dict.fromkeys(["EHLO", "HELO"], "500 5.5.1 This port speaks LMTP (RFC 2033), not SMTP: say LHLO"),
-            **dict.fromkeys(self.greetings, welcome),
+            **{verb: f"250 {room.domain}" if verb == "HELO" else welcome for verb in self.greetings},
             "DATA": "503 5.5.1 RCPT comes first",
             "NOOP": OK,
             "RSET": OK,
@@ -470,6 +471,7 @@ class SMTPReceiver(_Receiver, server.SMTPReceiver):
     """Salmon's SMTP receiver (RFC 5321): like `LMTPReceiver`, one recipient a transaction."""
 
     greetings = ("EHLO", "HELO")
+    max_recipients = 1  # one answer to a mail could not name those that failed
 
 
 def _refusal(error: BaseException, sender: str, recipient: str, data: bytes) -> str:

@@ -147,14 +147,14 @@ class Sending:
                     if not self._queue and self._stop_at is None:
                         time.sleep(LINGER_SECONDS)
             except OSError as error:
-                self._rest(error)
+                self._rest(error, RESTS)
             except SMTPError as error:  # of the storage
                 self._rest(error.__cause__ or error, RESTS[:2])  # mail asks it anyway
             except Exception as error:  # a fault of ours, which stops no other mail
                 LOG.exception("the outbox fails")
                 if parcel is not None and self._queue and self._queue[0] is parcel:
                     self._leave_queue()  # without answers: its claim ends
-                self._rest(error)
+                self._rest(error, RESTS)
 
     def _leave_queue(self) -> None:
         with self._changed:
@@ -225,16 +225,15 @@ class Sending:
                     raise
             # It may be this mail that the relay cannot bear: others may overtake it.
             answers = dict.fromkeys(envelope.recipients, Answer(451, str(error)))
-            self._rest(error)
+            self._rest(error, RESTS)
         for recipient, answer in answers.items():
             level = logging.INFO if answer.is_yes else logging.ERROR if parcel.is_last(answer) else logging.WARNING
             mail = f"mail with Message-ID {message_id(envelope.data)} to {recipient}"
             LOG.log(level, "%s: %s: %s", OUTCOMES[level], mail, answer)
         return answers
 
-    def _rest(self, error: BaseException, rests: tuple[int, ...] = ()) -> None:
+    def _rest(self, error: BaseException, rests: tuple[int, ...]) -> None:
         """Leave a relay or a storage that fails alone for a while."""
-        rests = rests or RESTS
         seconds = rests[min(self._failures, len(rests) - 1)]
         self._failures += 1
         self._rest_until = time.monotonic() + seconds

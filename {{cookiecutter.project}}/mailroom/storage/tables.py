@@ -118,14 +118,10 @@ class TableStorage(Storage):
         self.write(here, here.changes())
         outbox.store(here)
         if here.note and here.has_written:
-            self._note(here, here.note)
-
-    def _note(self, here: Transaction, digest: bytes) -> None:
-        """Note that this mail was handled, and forget now and then which ones were long ago."""
-        now = time.time()
-        self.execute(here, "INSERT INTO handled (digest, at) VALUES (?, ?)", (digest.hex(), now))
-        if now > self._next_sweep:
-            self._next_sweep = now + SWEEP_INTERVAL
-            self.execute(here, "DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
-            # Two workers that delete its last recipients at the same moment leave a mail.
-            self.execute(here, outbox.DELETE_SENT.format("created < ?"), (now - SWEEP_INTERVAL,))
+            now = time.time()
+            self.execute(here, "INSERT INTO handled (digest, at) VALUES (?, ?)", (here.note.hex(), now))
+            if now > self._next_sweep:
+                self._next_sweep = now + SWEEP_INTERVAL
+                self.execute(here, "DELETE FROM handled WHERE at < ?", (now - HANDLED_KEPT,))
+                # Two workers that delete its last recipients at the same moment leave a mail.
+                self.execute(here, outbox.DELETE_SENT.format("created < ?"), (now - SWEEP_INTERVAL,))

@@ -74,8 +74,12 @@ class Application:
         program = {"salmon": [sys.executable, SALMON], "python": [sys.executable]}.get(command[0], [command[0]])
         command = [*program, *command[1:]]
         environment = options.pop("env", self.environment)
-        if self.is_warm and options.keys() <= {"input"} and warm.can_start(command, environment):
-            return warm.run(command, self.folder, environment, **options)
+        if self.is_warm and options.keys() <= {"input", "check"} and warm.can_start(command, environment):
+            check = options.pop("check", False)
+            ran = warm.run(command, self.folder, environment, **options)
+            if check:
+                ran.check_returncode()
+            return ran
         options = {"capture_output": True, "text": True, "timeout": 120, **options}
         return subprocess.run(command, cwd=self.folder, env=environment, **options)
 

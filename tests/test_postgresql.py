@@ -100,17 +100,17 @@ def test_each_step_of_a_conversation_is_taken_once_whichever_worker_gets_it(work
         return found and found[0]
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(converse, range(200)))
+        list(pool.map(converse, range(100)))
 
-    subjects = Counter((reply.recipients[0], header(reply, "Subject")) for reply in sink.wait_for(1000, 60))
-    for number in range(200):
+    subjects = Counter((reply.recipients[0], header(reply, "Subject")) for reply in sink.wait_for(500, 60))
+    for number in range(100):
         sender = f"{number}@people.example"
         assert subjects[sender, "Please confirm your subscription to news"] == 2
         assert subjects[sender, "Welcome to news"] == 1
         assert subjects[sender, "You are subscribed to news already"] == 1
         assert subjects[sender, "Goodbye from news"] == number % 2
         assert subjects[sender, "You are not subscribed to news"] == number % 2
-    assert states(pair[0]) == {f"{number}@people.example": "SUBSCRIBED" for number in range(0, 200, 2)}
+    assert states(pair[0]) == {f"{number}@people.example": "SUBSCRIBED" for number in range(0, 100, 2)}
 
 
 def test_a_server_that_is_stopped_or_killed_loses_nothing_that_was_acknowledged(workers, server):

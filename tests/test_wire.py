@@ -188,7 +188,7 @@ def test_sender_syntax_is_accepted(raw, command):
         (b"MAIL FROM:<" + b"a" * 5000 + b"@b.example>", "500 5.5.2"),
         (b"\xff\xfe\x00", "500 5.5.2"),
         (b"NOSUCHTHING", "50"),
-        (b"VRFY <!\\@[->", "50"),
+        (b"VRFY <!\\@[->", "252"),
         (b"EXPN @", "50"),
     ],
 )
@@ -660,6 +660,18 @@ def test_commands_after_quit_are_not_handled(app, raw, sender):
     raw.socket.sendall(b"\r\n".join([*commands, MAIL, b".", b""]))
 
     assert raw.answer().startswith("221")
+    with suppress(ConnectionResetError):
+        assert raw.answer() == ""
+    assert not (app.folder / "kept").exists()
+
+
+def test_commands_that_a_web_page_lets_a_browser_post_are_not_obeyed(app, raw, sender):
+    post = [b"POST / HTTP/1.1", b"Host: 127.0.0.1", b"", b"LHLO page.example"]
+    commands = [b"MAIL FROM:<" + sender.encode() + b">", b"RCPT TO:<keeps@example.com>", b"DATA"]
+    (app.folder / "kept").unlink(missing_ok=True)
+    raw.socket.sendall(b"\r\n".join([*post, *commands, MAIL, b".", b""]))
+
+    assert raw.answer().startswith("421")
     with suppress(ConnectionResetError):
         assert raw.answer() == ""
     assert not (app.folder / "kept").exists()

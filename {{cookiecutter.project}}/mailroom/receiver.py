@@ -43,6 +43,8 @@ REST_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 END_OF_MAIL = b"\r\n.\r\n"
+# Methods of HTTP: a web page can let a browser on this machine post commands to a port.
+FORBIDDEN = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 OK = "250 2.0.0 Ok"
 
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
@@ -185,7 +187,9 @@ class _Channel(lmtpd.asynchat.async_chat):
 
     def _command(self, line: str) -> None:
         verb = line.partition(" ")[0].upper()
-        if verb in ("MAIL", "RCPT"):
+        if verb in FORBIDDEN:
+            self.close_with_421("4.7.0 This is no web server")
+        elif verb in ("MAIL", "RCPT"):
             self._path(line)
         elif verb == "DATA" and self._recipients:
             self._say("354 End data with <CR><LF>.<CR><LF>")
@@ -292,6 +296,7 @@ class _Receiver(asyncore.dispatcher):
             "DATA": "503 5.5.1 RCPT comes first",
             "NOOP": OK,
             "RSET": OK,
+            "VRFY": "252 2.5.0 Send it a mail, and you will know",
             "QUIT": "221 2.0.0 Bye",
         }
         self.host = host

@@ -17,8 +17,8 @@ import mailroom  # noqa: E402, F401  before one in an application is found
 
 
 def pytest_xdist_auto_num_workers():
-    """One more than there are processors: a test often waits, for a server to start or a client to give up."""
-    return (os.cpu_count() or 1) + 1
+    """Three more than there are processors: a test often waits, for a server to start or a client to give up."""
+    return (os.cpu_count() or 1) + 3
 
 
 def pytest_xdist_setupnodes():

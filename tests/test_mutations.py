@@ -109,7 +109,7 @@ PACKAGE = [
     ("storage/test_sqlite.py", "storage/tables.py", "if here.note and", "if False and"),
     ("storage/test_sqlite.py", "storage/sqlite.py", "here.connected.total_changes != here.changes_before", "True"),
     ("storage/test_sqlite.py", "storage/tables.py", "self.write(here, here.changes())\n", "pass\n"),
-    ("storage/test_sqlite.py", "storage/sqlite.py", "            here.connected.protect()\n", ""),
+    ("storage/test_sqlite.py", "storage/sqlite.py", "            connection.protect()\n", ""),
     ("storage/test_sqlite.py", "storage/sqlite.py", "                here.connected.rollback()\n", COMMITTED_ANYWAY),
     (
         TRANSACTIONS.format("unfinished_cursors_are_closed_and_the_wal_stays_short"),

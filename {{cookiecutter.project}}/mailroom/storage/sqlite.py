@@ -143,23 +143,28 @@ class SQLiteStorage(TableStorage):
             if byte is not None:
                 self._locks.release(byte)
 
-    def begin(self, here: Transaction) -> Any:
-        """Begin to write, unless that has begun; return the `sqlite3.Connection`."""
+    def begin(self, here: Transaction) -> "Connection":
+        """Begin to write, unless that has begun; return the connection."""
         if here.connected is None:
-            here.connected, here.handler = self._begin(here), handler_name() or "a script"
-            here.connected.protect()
+            here.connected = self._begin(here)
         elif not here.connected.in_transaction:
             raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")
-        return here.connected
+        connection: Connection = here.connected
+        return connection
+
+    def connection(self, here: Transaction) -> "Connection":
+        """Return the `sqlite3.Connection` of a transaction for a handler."""
+        connection = self.begin(here)
+        if not here.handler:
+            here.handler = handler_name() or "a script"
+            connection.protect()
+        return connection
 
     def commit(self, here: Transaction) -> None:
         """Commit states, outgoing mail, note and own tables with one fsync, and none when nothing has changed."""
-        if here.connected is not None:
-            self.begin(here)  # it still is
-        elif here.changes() or here.has_written or here.outgoing:
-            here.connected = self._begin(here)
-        else:
+        if here.connected is None and not (here.changes() or here.has_written or here.outgoing):
             return
+        self.begin(here)
         with self._failing():
             here.connected.unprotect()
             here.has_written |= here.connected.total_changes != here.changes_before
@@ -213,7 +218,7 @@ class SQLiteStorage(TableStorage):
         self._write_lock.release()
         seconds = time.monotonic() - here.begun_at
         if seconds > SLOW_TRANSACTION:
-            LOG.warning("%s: %s kept others from writing for %.1f seconds", self, here.handler, seconds)
+            LOG.warning("%s: %s kept others from writing for %.1f seconds", self, here.handler or "mailroom", seconds)
 
     def fetch(self, sql: str, parameters: Sequence[Any] = (), deadline: float | None = None) -> list[Any]:
         """Return the rows of a statement, tried again while another process is in the way.

@@ -14,7 +14,7 @@ from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError, is_locked
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.django.contracts import SiteContract
@@ -62,7 +62,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurSharedStorageContract, OwnTablesContract, OutboxContract, SiteContract):
+class TestOnAServer(OurSharedStorageContract, TablesContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

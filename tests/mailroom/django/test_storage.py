@@ -16,7 +16,7 @@ from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError, current, is_locked
 from mailroom.storage.tables import HANDLED_KEPT
-from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, in_thread, refused
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.django.contracts import SiteContract
 from tests.mailroom.storage.contracts import OurSharedStorageContract
@@ -29,7 +29,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract, OwnTablesContract, OutboxContract, SiteContract):
+class TestDjangoStorage(OurSharedStorageContract, TablesContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

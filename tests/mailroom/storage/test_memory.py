@@ -6,11 +6,11 @@ import pytest
 from salmon.routing import MemoryStorage
 
 from mailroom.storage.joined import JoinedStorage
-from mailroom.testing.contract import OutboxContract, OwnTablesContract
+from mailroom.testing.contract import TablesContract
 from tests.mailroom.storage.contracts import AnyStringContract
 
 
-class TestMemoryStorage(AnyStringContract, OwnTablesContract, OutboxContract):
+class TestMemoryStorage(AnyStringContract, TablesContract):
     @pytest.fixture
     def storage(self):
         return JoinedStorage(MemoryStorage())

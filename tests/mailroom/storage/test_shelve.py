@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from mailroom.storage.shelve import ShelveStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, OutboxContract, OwnTablesContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, refused
 from tests.mailroom.storage import ENVIRONMENT
 from tests.mailroom.storage.contracts import OurStorageContract
 
 
-class TestShelveStorage(OurStorageContract, OwnTablesContract, OutboxContract):
+class TestShelveStorage(OurStorageContract, TablesContract):
     test_a_reader_does_not_see_half_a_mail_and_does_not_wait_for_it = None  # there is one mail at a time
 
     @pytest.fixture

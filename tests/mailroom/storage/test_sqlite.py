@@ -6,7 +6,7 @@ import pytest
 
 from mailroom.storage import StorageError, is_locked
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import ALICE, KEY, OutboxContract, OwnTablesContract, refused
+from mailroom.testing.contract import ALICE, KEY, TablesContract, refused
 from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract
 from tests.waiting import wait_until
 
@@ -20,7 +20,7 @@ def is_refused_at_once(storage):
         return is_locked(error)
 
 
-class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OwnTablesContract, OutboxContract):
+class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, TablesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         return SQLiteStorage(tmp_path / "run" / "states.sqlite3")

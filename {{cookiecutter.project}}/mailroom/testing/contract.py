@@ -9,7 +9,7 @@ Subclass the classes that fit, and define the fixtures that they name:
 
 `StorageContract` is for every storage, Salmon's `MemoryStorage` included. The others are for subclasses of
 `mailroom.storage.Storage`: `TransactionContract` for all, `SharedStorageContract` for those that several processes
-use, `OwnTablesContract` for those with a `connection`, `OutboxContract` for those that store outgoing mail.
+use, `TablesContract` for those that store own tables, the notes of handled mails and outgoing mail.
 """
 
 import threading
@@ -60,23 +60,14 @@ class StorageContract:
     def rows(self, storage: Any) -> list[Row]:
         return list(storage)
 
-    def test_new_sender_is_at_start_and_has_no_row(self, storage: Any) -> None:
+    def test_new_sender_and_one_who_is_set_to_start_have_no_row(self, storage: Any) -> None:
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
-
-    def test_setting_start_deletes_the_row(self, storage: Any) -> None:
         storage.set(KEY, BOB, ROUTE_FIRST_STATE)
         storage.set(KEY, ALICE, "SUBSCRIBED")
         storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
         assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
         assert self.rows(storage) == []
-
-    def test_pairs_of_key_and_sender_with_the_same_letters_are_kept_apart(self, storage: Any) -> None:
-        storage.set("a", "bc", "ONE")
-        storage.set("ab", "c", "TWO")
-        storage.set("bc", "a", "THREE")
-        assert [storage.get("a", "bc"), storage.get("ab", "c"), storage.get("bc", "a")] == ["ONE", "TWO", "THREE"]
-        assert storage.get("c", "ab") == ROUTE_FIRST_STATE
 
     def test_clear_deletes_everything(self, storage: Any) -> None:
         for sender in self.SENDERS:
@@ -84,14 +75,16 @@ class StorageContract:
         storage.clear()
         assert {storage.get(KEY, sender) for sender in self.SENDERS} == {ROUTE_FIRST_STATE}
 
-    def test_get_returns_what_was_set_last_for_exactly_this_sender(self, storage: Any) -> None:
-        for number, sender in enumerate(self.SENDERS):
-            storage.set(KEY, sender, "CONFIRMING")
-            storage.set(KEY, sender, f"STATE_{number}")
-        for number, sender in enumerate(self.SENDERS):
-            assert storage.get(KEY, sender) == f"STATE_{number}", sender
-        expected = [(KEY, sender, f"STATE_{number}") for number, sender in enumerate(self.SENDERS)]
-        assert sorted(self.rows(storage), key=repr) == sorted(expected, key=repr)
+    def test_get_returns_what_was_set_last_for_exactly_this_key_and_sender(self, storage: Any) -> None:
+        cells = [(KEY, sender) for sender in self.SENDERS] + [("a", "bc"), ("ab", "c"), ("bc", "a")]
+        rows = [(*cell, f"STATE_{number}") for number, cell in enumerate(cells)]
+        for key, sender, state in rows:
+            storage.set(key, sender, "CONFIRMING")
+            storage.set(key, sender, state)
+        for key, sender, state in rows:
+            assert storage.get(key, sender) == state, (key, sender)
+        assert storage.get("c", "ab") == ROUTE_FIRST_STATE
+        assert sorted(self.rows(storage), key=repr) == sorted(rows, key=repr)
 
     def test_threads_can_use_a_storage_at_the_same_time(self, storage: Any) -> None:
         def sets_and_gets(thread: int) -> None:
@@ -117,9 +110,10 @@ class TransactionContract(StorageContract):
                 assert not reading.done() or reading.result() == ROUTE_FIRST_STATE
             assert elsewhere.submit(storage.get, KEY, ALICE).result() == "SUBSCRIBED"
 
-    def test_commit_keeps_all_states_of_a_mail(self, storage: Any) -> None:
+    @pytest.mark.parametrize("sender", [ALICE, None])
+    def test_commit_keeps_all_states_of_a_mail_or_a_script(self, storage: Any, sender: str | None) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
-        with storage.transaction(ALICE):
+        with storage.transaction(sender):
             storage.set(KEY, ALICE, ROUTE_FIRST_STATE)
             storage.set(KEY, BOB, "CONFIRMING")
             storage.set(KEY, BOB, "SUBSCRIBED")
@@ -149,11 +143,6 @@ class TransactionContract(StorageContract):
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(b"0123456789abcdef")
 
-    def test_transaction_without_a_sender_keeps_states(self, storage: Any) -> None:
-        with storage.transaction():
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-        assert storage.get(KEY, ALICE) == "SUBSCRIBED"
-
     def test_transaction_within_a_transaction_joins_it(self, storage: Any) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as outer:
             with storage.transaction(BOB) as inner:
@@ -177,10 +166,11 @@ class TransactionContract(StorageContract):
         assert storage.get(KEY, ALICE) == "20"
 
 
-class OwnTablesContract(TransactionContract):
-    """`connection` and `handled`: own rows and the note of a mail are committed with its states."""
+class TablesContract(TransactionContract):
+    """Own rows, the note that a mail was handled, and outgoing mail are committed with the states of the mail."""
 
     DIGEST = b"0123456789abcdef"
+    MAIL = b"From: news@example.com\r\n\r\n.\x00\xff\r\n"
 
     def execute(self, connection: Any, sql: str) -> Any:
         """Execute a statement on the connection of a transaction; return its rows. Override it for your driver."""
@@ -212,13 +202,17 @@ class OwnTablesContract(TransactionContract):
         assert posts() == ["hello"]
         assert storage.get(KEY, ALICE) == "SUBSCRIBED"
 
-    def test_own_rows_are_rolled_back_with_the_states(self, storage: Any, posts: Posts) -> None:
-        with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
-            self.write(transaction)
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-            raise ZeroDivisionError
-        assert posts() == []
-        assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
+    def test_mail_that_fails_leaves_no_state_no_own_row_no_note_and_no_mail(self, storage: Any, posts: Posts) -> None:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
+                assert not transaction.handled(self.DIGEST)
+                self.write(transaction)
+                storage.set(KEY, ALICE, "SUBSCRIBED")
+                transaction.send(self.MAIL, ALICE, "<>")
+                raise ZeroDivisionError
+            assert posts() == []
+            assert outbox.rows(storage) == []
+            assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
     def test_handler_that_commits_or_rolls_back_keeps_nothing_of_a_mail_that_fails(
@@ -243,18 +237,25 @@ class OwnTablesContract(TransactionContract):
             list(pool.map(write, range(4)))
         assert posts() == [f"{thread}-{number}" for thread in range(4) for number in range(5)]
 
-    @pytest.mark.parametrize("written", ["state", "own row"])
-    def test_mail_that_wrote_something_is_handled_once(self, storage: Any, posts: Posts, written: str) -> None:
+    @pytest.mark.parametrize("written", ["state", "own row", "outgoing mail"])
+    def test_mail_that_wrote_something_is_handled_once_until_all_is_cleared(
+        self, storage: Any, posts: Posts, written: str
+    ) -> None:
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
             if written == "state":
                 storage.set(KEY, ALICE, "SUBSCRIBED")
-            else:
+            elif written == "own row":
                 self.write(transaction)
+            else:
+                transaction.send(self.MAIL, ALICE, "<>")
         for sender in (ALICE, BOB):
             with storage.transaction(sender) as transaction:
                 assert transaction.handled(self.DIGEST)
                 assert not transaction.handled(self.DIGEST[::-1])
+        storage.clear()
+        assert not storage.is_handled(self.DIGEST)
+        assert outbox.rows(storage) == []
 
     def test_mail_that_wrote_nothing_is_not_noted(self, storage: Any, posts: Posts) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -265,56 +266,13 @@ class OwnTablesContract(TransactionContract):
                 assert storage.get(KEY, ALICE) == "SUBSCRIBED"
                 assert posts() == []
 
-    def test_mail_that_failed_leaves_no_state_no_own_row_and_no_note(self, storage: Any, posts: Posts) -> None:
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
-                assert not transaction.handled(self.DIGEST)
-                self.write(transaction)
-                storage.set(KEY, ALICE, "SUBSCRIBED")
-                raise ZeroDivisionError
-            assert posts() == []
-            assert storage.get(KEY, ALICE) == ROUTE_FIRST_STATE
-
-    def test_clear_forgets_the_notes(self, storage: Any) -> None:
+    def test_outgoing_mail_is_kept_octet_by_octet_until_the_relay_has_taken_it_for_each(self, storage: Any) -> None:
         with storage.transaction(ALICE) as transaction:
-            assert not transaction.handled(self.DIGEST)
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-        storage.clear()
-        with storage.transaction(ALICE) as transaction:
-            assert not transaction.handled(self.DIGEST)
-
-
-class OutboxContract(TransactionContract):
-    """Outgoing mail: `fetch` and `execute`, by which `mailroom/outbox.py` stores it."""
-
-    MAIL = b"From: news@example.com\r\n\r\n.\x00\xff\r\n"
-
-    def test_outgoing_mail_is_committed_with_the_states_octet_by_octet(self, storage: Any) -> None:
-        with storage.transaction(ALICE) as here:
-            storage.set(KEY, ALICE, "SUBSCRIBED")
-            here.send(self.MAIL, [ALICE, BOB], "news@example.com")
+            transaction.send(self.MAIL, [ALICE, BOB], "news@example.com")
         (parcel,) = outbox.claim_due(storage)
         envelope = outbox.load(storage, parcel)
         assert (envelope.sender, envelope.recipients, envelope.data) == ("news@example.com", (ALICE, BOB), self.MAIL)
         assert outbox.claim_due(storage) == []
-
-    def test_mail_that_failed_sends_nothing(self, storage: Any) -> None:
-        with suppress(ZeroDivisionError), storage.transaction(ALICE) as here:
-            here.send(self.MAIL, ALICE, "<>")
-            raise ZeroDivisionError
-        assert outbox.rows(storage) == []
-
-    def test_mail_that_only_sends_is_handled_once(self, storage: Any) -> None:
-        with storage.transaction(ALICE) as here:
-            assert not here.handled(b"a digest")
-            here.send(self.MAIL, ALICE, "<>")
-        with storage.transaction(ALICE) as here:
-            assert here.handled(b"a digest")
-
-    def test_outgoing_mail_is_deleted_when_the_relay_has_taken_it_for_each_recipient(self, storage: Any) -> None:
-        with storage.transaction() as here:
-            here.send(self.MAIL, [ALICE, BOB], "<>")
-        (parcel,) = outbox.claim_due(storage)
         parcel.answers = {ALICE: Answer(250, "taken"), BOB: Answer(550, "no such user")}
         outbox.settle(storage, [parcel])
         (row,) = outbox.rows(storage)
@@ -324,12 +282,6 @@ class OutboxContract(TransactionContract):
         parcel.answers = {BOB: Answer(250, "taken")}
         outbox.settle(storage, [parcel])
         assert storage.fetch("SELECT id FROM outgoing") == []
-
-    def test_clear_deletes_outgoing_mail(self, storage: Any) -> None:
-        with storage.transaction() as here:
-            here.send(self.MAIL, ALICE, "<>")
-        storage.clear()
-        assert outbox.rows(storage) == []
 
 
 class SharedStorageContract(TransactionContract):

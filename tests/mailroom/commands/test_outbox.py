@@ -42,10 +42,10 @@ def test_list_shows_age_recipient_tries_and_answer(run, waiting):
     lines = run("outbox").stdout.splitlines()
 
     assert [line.split()[1:] for line in lines[:2]] == [
-        ["2h", BOB, "0", "tries", "waits"],
-        ["2h", ALICE, "0", "tries", "waits"],
+        ["2:05:00", BOB, "0", "tries", "waits"],
+        ["2:05:00", ALICE, "0", "tries", "waits"],
     ]
-    assert lines[2].endswith(f"  2h  {CAROL}  1 tries  refused, 550 5.1.1 nobody")
+    assert lines[2].endswith(f"  2:05:00  {CAROL}  1 tries  refused, 550 5.1.1 nobody")
     assert lines[3] == "3 in all"
 
 

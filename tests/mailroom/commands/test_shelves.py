@@ -8,7 +8,7 @@ import struct
 import pytest
 from salmon.routing import ShelveStorage
 
-from mailroom.commands import shelves
+from mailroom.commands import transfer
 
 OLD_KEY = repr(["app.handlers.admin", "alice@people.example"])
 
@@ -31,7 +31,7 @@ def test_shelf_of_salmon_3_is_read(tmp_path):
     storage.set("app.handlers.admin", "alice@people.example", "SUBSCRIBED")
     storage.set("app.handlers.admin", None, "CONFIRMING")
 
-    assert sorted(shelves.rows(storage.database_path), key=repr) == [
+    assert sorted(transfer.shelf(storage.database_path), key=repr) == [
         ("app.handlers.admin", "alice@people.example", "SUBSCRIBED"),
         ("app.handlers.admin", None, "CONFIRMING"),
     ]
@@ -45,7 +45,7 @@ def test_shelf_of_lamson_and_python_2_is_read(shelf):
             "['app.handlers.admin', 'stranger@people.example']": b"S'START'\np0\n.",
         }
     )
-    assert list(shelves.rows(path)) == [
+    assert list(transfer.shelf(path)) == [
         ("app.handlers.admin", "alice@people.example", "SUBSCRIBED"),
         ("app.handlers.admin", "b\xe4@people.example", "CONFIRMING"),
     ]
@@ -64,21 +64,21 @@ class Trap:
 def test_pickle_in_a_shelf_is_not_executed(shelf, tmp_path):
     path = shelf({OLD_KEY: pickle.dumps(Trap(str(tmp_path / "executed")))})
 
-    with pytest.raises(ValueError, match="holds no state"):
-        list(shelves.rows(path))
+    with pytest.raises(ValueError, match="no state of Salmon"):
+        list(transfer.shelf(path))
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("value", [b"", b"S'SUB", pickle.dumps(1), pickle.dumps(["SUBSCRIBED"]), b"\x80\x05r\xff\xff"])
 def test_value_in_a_shelf_that_is_no_state_is_refused(shelf, value):
-    with pytest.raises(ValueError, match="holds no state"):
-        list(shelves.rows(shelf({OLD_KEY: value})))
+    with pytest.raises(ValueError, match="no state of Salmon"):
+        list(transfer.shelf(shelf({OLD_KEY: value})))
 
 
 @pytest.mark.parametrize("cell", ["alice", "[1, 2]", "['a']", "__import__('os')", "(" * 500])
 def test_key_in_a_shelf_that_salmon_did_not_write_is_refused(shelf, cell):
-    with pytest.raises(ValueError, match="no key of Salmon"):
-        list(shelves.rows(shelf({cell: pickle.dumps("SUBSCRIBED")})))
+    with pytest.raises(ValueError, match="no state of Salmon"):
+        list(transfer.shelf(shelf({cell: pickle.dumps("SUBSCRIBED")})))
 
 
 HINT = r"; give its name without \.db, \.dat or \.dir; Debian's Python reads GDBM with python3-gdbm$"
@@ -89,7 +89,7 @@ def test_file_that_is_no_shelf_is_refused_with_a_hint(tmp_path):
 
     for name in ("text", "nothing"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as a shelf: .*{HINT}"):
-            list(shelves.rows(tmp_path / name))
+            list(transfer.shelf(str(tmp_path / name)))
 
 
 def test_dbm_that_this_python_lacks_is_named(tmp_path, monkeypatch):
@@ -97,4 +97,4 @@ def test_dbm_that_this_python_lacks_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(dbm, "_modules", {"dbm.dumb": dbm.dumb})
 
     with pytest.raises(ValueError, match=f"db type is dbm.gnu, but the module is not available{HINT}"):
-        list(shelves.rows(tmp_path / "states"))
+        list(transfer.shelf(str(tmp_path / "states")))

@@ -298,12 +298,6 @@ def test_import_is_all_or_nothing(states, storage, line):
     assert list(storage) == before
 
 
-def test_import_names_states_without_a_handler(states):
-    row = json.dumps({"key": KEY, "sender": NEW, "state": "GONE"})
-
-    assert f"No handler has the state GONE of {KEY}: 1 rows" in states("import", input=row)
-
-
 def test_storage_that_does_not_yield_its_rows_is_named(run):
     Router.STATE_STORE = ThreeMethods()
 

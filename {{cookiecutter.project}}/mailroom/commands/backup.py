@@ -1,13 +1,11 @@
 """`operate.py backup` and `restore`: save and restore the database of an SQLite storage."""
 
+import logging
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
-from salmon.server import SMTPError
 
-from mailroom.commands.booted import boot_quietly
+from mailroom.commands.booted import boot, one_line
 from mailroom.storage.sqlite import SQLiteStorage
 
 OTHER_TOOLS = (
@@ -26,7 +24,7 @@ def backup(file: str) -> None:
     python operate.py backup run/states.backup
     """
     storage = sqlite_storage()
-    with one_line(f"{storage!r} was not saved in {file}"):
+    with one_line(f"{storage!r} was not saved in {file}", OSError, sqlite3.Error):
         storage.backup(file)
     click.echo(f"{storage!r} is saved in {file}")
 
@@ -46,23 +44,14 @@ def restore(file: str, yes: bool) -> None:
     storage = sqlite_storage()
     if not yes:
         click.confirm(f"Replace all that is in {storage!r}?", abort=True)
-    with one_line(f"nothing has changed: {file} was not restored into {storage!r}"):
+    with one_line(f"nothing has changed: {file} was not restored into {storage!r}", OSError, sqlite3.Error):
         storage.restore(file)
     click.echo(f"{storage!r} is restored from {file}")
 
 
 def sqlite_storage() -> SQLiteStorage:
     """Return the storage of the application; end the command unless it is an `SQLiteStorage`."""
-    storage = boot_quietly().room.storage
+    storage = boot(disabled=logging.ERROR).room.storage
     if not isinstance(storage, SQLiteStorage):
         raise click.ClickException(f"{storage!r} is no SQLiteStorage; {OTHER_TOOLS}")
     return storage
-
-
-@contextmanager
-def one_line(failure: str) -> Iterator[None]:
-    """End the command with one line when the block fails."""
-    try:
-        yield
-    except (SMTPError, OSError, sqlite3.Error) as error:
-        raise click.ClickException(f"{failure}: {error.__cause__ or error}") from error

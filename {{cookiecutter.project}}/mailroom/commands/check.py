@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import smtplib
 import sys
@@ -19,8 +20,7 @@ from salmon.utils import import_settings
 
 from mailroom import failing
 from mailroom import outbox as waiting
-from mailroom.commands.addresses import examples
-from mailroom.commands.booted import boot_quietly
+from mailroom.commands.booted import boot, examples
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
 from mailroom.testing.exchange import with_place
@@ -101,7 +101,7 @@ def packages() -> str:
 def settings() -> str:
     """Boot the application as `salmon start` does."""
     try:
-        room = boot_quietly().room
+        room = boot(disabled=logging.ERROR).room
     except SystemExit as refusal:
         raise Problem(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
@@ -127,19 +127,16 @@ def routes() -> str:
 
 def storage() -> str:
     """Write a state, read it, and delete it."""
-    states, found, started = current().storage, [], time.monotonic()
-    module, names = next(iter(states_by_module().items()), ("check", []))
-    # The state has a handler, so that the server starts even if this check is interrupted.
-    wanted = [next((name for name in names if name != ROUTE_FIRST_STATE), ROUTE_FIRST_STATE), ROUTE_FIRST_STATE]
+    states = current().storage
     states.open()
-    for state in wanted:
+    # The state has a handler, so that the server starts even if this check is interrupted.
+    names = [name for name in sum(states_by_module().values(), []) if name != ROUTE_FIRST_STATE]
+    for state in (*names[:1], ROUTE_FIRST_STATE):
         with states.transaction(PROBE):
-            states.set(module, PROBE, state)
-        found.append(states.get(module, PROBE))
-    if found != wanted:
-        raise Problem(f"{states!r} does not return the state that was set")
-    took = (time.monotonic() - started) * 1000
-    return f"{states!r} stored and returned a state in {took:.1f} ms"
+            states.set("check", PROBE, state)
+        if states.get("check", PROBE) != state:
+            raise Problem(f"{states!r} does not return the state that was set")
+    return f"{states!r} stored and returned a state"
 
 
 def permissions() -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,7 +37,9 @@ def list_(storage: Storage, as_json: bool) -> None:
             click.echo(json.dumps({**row._asdict(), "refused": row.due is None}))
         else:
             answer = f"{'refused' if row.due is None else 'waits'}{f', {row.answer}' if row.answer else ''}"
-            click.echo(f"{row.mail}  {shown_age(now - row.created):>4}  {row.recipient}  {row.tries} tries  {answer}")
+            click.echo(
+                f"{row.mail}  {timedelta(seconds=round(now - row.created))}  {row.recipient}  {row.tries} tries  {answer}"
+            )
     if not as_json:
         click.echo(f"{len(found)} in all")
 
@@ -86,10 +89,3 @@ def rows_of(storage: Storage) -> list[Row]:
     if not storage.is_shared:
         raise click.ClickException(f"{storage!r}: its outbox is in the memory of the server; see its log")
     return waiting.rows(storage)
-
-
-def shown_age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.0f}s"

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timezone
 from email.utils import parseaddr
 from fnmatch import fnmatchcase
@@ -15,8 +15,7 @@ import click
 from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom import outbox
-from mailroom.commands.addresses import key_at, modules_at, no_such_address
-from mailroom.commands.booted import with_states
+from mailroom.commands.booted import key_at, modules_at, no_such_address, with_states
 from mailroom.commands.transfer import export, import_, shown, to_line
 from mailroom.handlers import has_handler, states_by_module
 from mailroom.message import person
@@ -154,15 +153,12 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
     \b
     python operate.py states expire --state CONFIRMING --older-than 30d
     """
-    expired, known = 0, sum(states_by_module().values(), [])
+    expired = 0
     # A handler's state without senders is no error: this may run every night.
-    for key, sender, found, _ in rows_in(storage, None if state in known else state, to, older_than):
-        if found != state:
-            continue
+    for key, sender, *_ in rows_in(storage, state, to, older_than, known=sum(states_by_module().values(), [])):
         with storage.transaction(sender):
-            changed = storage.changed(key, sender)
             # The sender may have written since the row was read.
-            is_due = is_old(changed, older_than) and storage.get(key, sender) == state
+            is_due = storage.get(key, sender) == state and is_old(storage, storage.changed(key, sender), older_than)
             if is_due:
                 storage.set(key, sender, ROUTE_FIRST_STATE)
         if is_due:
@@ -182,7 +178,7 @@ def forget(storage: Storage, sender: str) -> None:
     """
     put_to_start(storage, sender)
     waiting = outbox.rows(storage) if storage.is_shared else []
-    found = [row for row in waiting if person(row.recipient, current().forwarders) in spellings(sender)]
+    found = [row for row in waiting if person(row.recipient, current().forwarders) == as_salmon_writes(sender)]
     outbox.drop(storage, found)
     for row in found:
         click.echo(f"dropped  {row.mail}  {row.recipient}")
@@ -190,7 +186,7 @@ def forget(storage: Storage, sender: str) -> None:
 
 def show_row(row: StoredRow, as_json: bool) -> None:
     key, sender, state, changed = row
-    time = None if changed is None else datetime.fromtimestamp(changed, timezone.utc).replace(microsecond=0)
+    time = None if changed is None else datetime.fromtimestamp(int(changed), timezone.utc)
     if as_json:
         click.echo(to_line(row[:3], changed=time and time.isoformat(), handler=has_handler(key, state)))
     else:
@@ -210,39 +206,41 @@ def as_salmon_writes(sender: str) -> str:
 
 
 def rows_of(storage: Storage, sender: str, to: str | None = None) -> list[StoredRow]:
-    wanted = spellings(sender)
-    return [row for row in rows_in(storage, to=to) if (row[1] or "").lower() in wanted]
-
-
-def spellings(sender: str) -> set[str]:
-    """Return the ways in which an address may be stored: older applications kept capitals and names."""
-    return {sender.lower(), as_salmon_writes(sender)}
+    spellings = sender.lower(), as_salmon_writes(sender)  # older applications kept capitals and names
+    return [row for row in rows_in(storage, to=to) if (row[1] or "").lower() in spellings]
 
 
 def rows_in(
-    storage: Storage, state: str | None = None, to: str | None = None, older_than: int | None = None
+    storage: Storage,
+    state: str | None = None,
+    to: str | None = None,
+    older_than: int | None = None,
+    known: Collection[str] = (),
 ) -> Iterator[StoredRow]:
     """Yield the rows that match `state`, `to` and `older_than` (seconds), each unless None.
 
-    Ends the command when no row has the state, when no handler takes the address, and when the storage does not know
-    the age of a state.
+    Ends the command when no row has the state, unless it is `known`, when no handler takes the address, and when the
+    storage does not know the age of a state.
     """
-    modules, there = modules_at(to), set()
+    modules = modules_at(to)
+    if state is not None and state not in known:
+        there = {state for _, state in storage.kinds()}
+        if state not in there:
+            states = ", ".join(sorted(map(shown, there))) or "none"
+            raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
     for row in storage.rows():
         key, sender, found, changed = row
-        there.add(found)
-        if older_than is not None and changed is None:
-            raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
-        if state in (None, found) and (older_than is None or is_old(changed, older_than)):
+        if state in (None, found) and is_old(storage, changed, older_than):
             if to is None or key in [key_at(module, sender, to) for module in modules]:
                 yield row
-    if state not in (None, *there):
-        states = ", ".join(sorted(map(shown, there))) or "none"
-        raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
 
 
-def is_old(changed: float | None, seconds: int) -> bool:
-    return changed is not None and changed <= time.time() - seconds
+def is_old(storage: Storage, changed: float | None, seconds: int | None) -> bool:
+    if seconds is None:
+        return True
+    if changed is None:
+        raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
+    return changed <= time.time() - seconds
 
 
 def put_to_start(storage: Storage, sender: str, to: str | None = None) -> None:

@@ -13,8 +13,7 @@ from typing import Any, BinaryIO, TextIO
 import click
 from salmon.routing import Router, StateStorage
 
-from mailroom.commands.addresses import examples
-from mailroom.commands.booted import boot
+from mailroom.commands.booted import boot, examples
 from mailroom.receiver import MAILBOX
 from mailroom.room import current
 from mailroom.storage import Storage

@@ -1,20 +1,23 @@
 """`operate.py states export` and `import`: move all rows, a line of JSON each, from any storage to any other."""
 
+import ast
+import dbm
+import io
 import json
+import pickle
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import click
+from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
-from mailroom.commands import shelves
 from mailroom.commands.booted import with_states
-from mailroom.handlers import has_handler
 from mailroom.storage import Row, Storage
 
-FIELDS: dict[str, Any] = {"key": (str, type(None)), "sender": (str, type(None)), "state": str}
+FIELDS = "key", "sender", "state"
+KINDS: Any = (str, type(None)), (str, type(None)), str
 EXAMPLE = "app.handlers.subscription:news", "alice@people.example", "SUBSCRIBED"
 MAX_LINE = 1 << 20  # octets
 
@@ -51,8 +54,13 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
     """
     if shelve and file:
         raise click.UsageError("FILE and --shelve do not go together; for example import --shelve run/states")
+    states: dict[tuple[str | None, str | None], str] = {}
     try:
-        states = read_all(shelves.rows(shelve) if shelve else rows(file or sys.stdin.buffer))
+        for number, (key, sender, state) in enumerate(shelf(shelve) if shelve else rows(file or sys.stdin.buffer), 1):
+            cell = key and sys.intern(key), sender  # many rows have the same key and state: keep one copy of each
+            if cell in states:
+                raise ValueError(f"row {number} has the key and the sender of an earlier row")
+            states[cell] = sys.intern(state)
     except ValueError as error:
         raise click.ClickException(f"nothing was imported: {error}") from error
     same = other = 0
@@ -68,42 +76,23 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
         raise click.ClickException(
             f"nothing was imported: --replace is needed to overwrite {other} of {length} rows; for example {example}"
         )
-    keep_all(storage, states)
-    click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
-    for (key, state), number in Counter((key, state) for (key, _), state in states.items()).items():
-        if not has_handler(key, state):
-            click.echo(f"No handler has the state {shown(state)} of {shown(key)}: {number} rows", err=True)
-
-
-def read_all(source: Iterable[Row]) -> dict[tuple[str | None, str | None], str]:
-    """Return `{(key, sender): state}` for all rows; raise `ValueError` when two have the same key and sender."""
-    states: dict[tuple[str | None, str | None], str] = {}
-    for number, (key, sender, state) in enumerate(source, start=1):
-        cell = key and sys.intern(key), sender  # many rows have the same key and state: keep one copy of each
-        if cell in states:
-            raise ValueError(f"row {number} has the key and the sender of an earlier row")
-        states[cell] = sys.intern(state)
-    return states
-
-
-def keep_all(storage: Storage, states: dict[tuple[str | None, str | None], str]) -> None:
-    """Set all states or none; end the command with the row that the storage cannot hold."""
-    last: Row
+    last: Any = ()
 
     def reading() -> Iterator[Row]:
         nonlocal last
-        for (key, sender), state in states.items():
-            last = key, sender, state
-            yield last
+        for cell, state in states.items():
+            last = state, *cell
+            yield *cell, state
 
     try:
         storage.set_all(reading())
     except SMTPError as error:
         if error.code < 500 or error.__cause__:  # the database refuses many rows at once, and does not say which
             raise
-        key, sender, state = last  # the storage checks a row as soon as it has read it
-        refusal = f"nothing was imported: {storage!r} cannot hold {shown(state, key, sender)}"
+        # The storage checks a row as soon as it has read it.
+        refusal = f"nothing was imported: {storage!r} cannot hold {shown(*last)}"
         raise click.ClickException(refusal) from error
+    click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
 
 
 def rows(file: BinaryIO) -> Iterator[Row]:
@@ -111,12 +100,46 @@ def rows(file: BinaryIO) -> Iterator[Row]:
     lines = iter(lambda: file.readline(MAX_LINE), b"")
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            if row.keys() != FIELDS.keys() or not all(isinstance(row[name], kind) for name, kind in FIELDS.items()):
+            fields = json.loads(line)
+            row = tuple(map(fields.pop, FIELDS))
+            if fields or not all(map(isinstance, row, KINDS)):
                 raise ValueError
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, AttributeError, LookupError, RecursionError, TypeError) as error:
             raise ValueError(f"line {number} must be a row; for example {to_line(EXAMPLE)}") from error
-        yield tuple(row[name] for name in FIELDS)
+        yield row
+
+
+def shelf(path: str) -> Iterator[Row]:
+    """Yield the rows of the shelf `path`, named as in `ShelveStorage(path)` of Salmon or Lamson.
+
+    Leaves out rows in START, which old versions stored. Executes nothing: the values are pickles, and only text
+    is read from them. Raises `ValueError` for a file that is no shelf of states, or whose dbm this Python lacks.
+    """
+    try:
+        with dbm.open(path, "r") as file:
+            cell: Any
+            for cell in file.keys():
+                try:
+                    key, sender = ast.literal_eval(cell.decode())
+                    if isinstance(key, bytes):  # since Salmon 3
+                        key = key.decode("ascii")
+                    row = key, sender, _TextUnpickler(io.BytesIO(file[cell])).load()
+                    if not all(map(isinstance, row, KINDS)):
+                        raise ValueError
+                except Exception as error:  # a forged pickle raises anything
+                    raise ValueError(f"{path} holds {cell[:200]!r}, which is no state of Salmon's") from error
+                if row[2] != ROUTE_FIRST_STATE:
+                    yield row
+    except dbm.error as error:
+        hint = "give its name without .db, .dat or .dir; Debian's Python reads GDBM with python3-gdbm"
+        raise ValueError(f"{path} cannot be read as a shelf: {error}; {hint}") from error
+
+
+class _TextUnpickler(pickle.Unpickler):
+    """An unpickler that finds no class and no function, so that a pickle has nothing to call."""
+
+    def find_class(self, module: str, name: str) -> None:
+        raise pickle.UnpicklingError(f"{module}.{name} is no text")
 
 
 def to_line(row: Iterable[object], **more: Any) -> str:

@@ -43,7 +43,9 @@ class JoinedStorage(Storage):
     def rows(self) -> Iterator[StoredRow]:
         """Yield the rows of Salmon's `MemoryStorage`; another storage with three methods does not show its own."""
         if not isinstance(self.states, MemoryStorage):
-            raise NotImplementedError
+            raise NotImplementedError(
+                "attached in config/boot.py: a storage must yield its rows, as those of mailroom do"
+            )
         for cell, state in list(self.states.states.items()):
             yield (*ast.literal_eval(cell), state, None)
 

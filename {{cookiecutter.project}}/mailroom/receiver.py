@@ -108,6 +108,10 @@ class _Channel(lmtpd.asynchat.async_chat):
         self._too_long = False
         self.active = time.monotonic()  # the client waited while the handler ran
 
+    def handle_read(self) -> None:
+        super().handle_read()
+        self.initiate_send()  # commands that came together are answered together (RFC 2920, section 3.2)
+
     def is_waiting(self) -> bool:
         """Return whether a mail from here is still being handled."""
         return bool(self._answers)
@@ -134,6 +138,7 @@ class _Channel(lmtpd.asynchat.async_chat):
             if isinstance(answer, Future):
                 answer = "451 4.3.2 It took too long; try again later" if answer.cancelled() else answer.result()
             self._say(answer)
+            self.initiate_send()
             self.active = time.monotonic()
 
     def recv(self, size: int) -> bytes:
@@ -147,6 +152,7 @@ class _Channel(lmtpd.asynchat.async_chat):
             self.close()
         else:
             self._say(f"421 {text}")
+            self.initiate_send()
             self.close_when_done()
 
     def readable(self) -> bool:
@@ -164,7 +170,8 @@ class _Channel(lmtpd.asynchat.async_chat):
         LOG.error("%s", message)
 
     def _say(self, answer: str) -> None:
-        self.push(answer.encode("ascii") + b"\r\n")
+        said = self.producer_fifo.pop() if self.producer_fifo else b""
+        self.producer_fifo.append(said + answer.encode("ascii") + b"\r\n")
 
     def _mail(self, data: bytes) -> None:
         """Hand a mail over for each of its recipients."""

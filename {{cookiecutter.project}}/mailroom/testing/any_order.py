@@ -11,7 +11,6 @@ attached.
 import inspect
 import io
 import re
-import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -81,7 +80,7 @@ def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
             subject, text = random.choices(words, k=2)
             headers = ([("Subject", subject)] if subject else []) + random.choice([[]] * 9 + AUTOMATED)
             for _ in range(random.choice([1] * 9 + [2])):  # a mail may come again
-                moves += conversation.take(sender, recipient, headers, text).moves
+                moves += conversation.take((sender, recipient, headers, text)).moves
     return moves
 
 
@@ -119,12 +118,11 @@ class _Conversation(ExitStack):
         if tables := current().tables:
             self.states.create_tables(tables)
 
-    def take(
-        self, sender: str, recipient: str, headers: list[tuple[str, str]], text: str, failures: bool = True
-    ) -> Exchange:
+    def take(self, mail: Mail, failures: bool = True) -> Exchange:
         """Deliver a mail and return the `Exchange`. A person's mail comes with each failure first, and again after it."""
-        self.mails.append((sender, recipient, headers, text))
-        identity = ("Message-ID", f"<{self.mails.index(self.mails[-1])}@people.example>")
+        self.mails.append(mail)
+        sender, recipient, headers, text = mail
+        identity = ("Message-ID", f"<{self.mails.index(mail)}@people.example>")
         data = make_mail(sender, recipient, [*headers, identity], text + "\n")
         automated = not sender or any(name != "Subject" for name, _ in headers)
         before = dict(self.rows)
@@ -168,14 +166,9 @@ class _Conversation(ExitStack):
         return result
 
     def _own_tables(self) -> dict[str, list[Any]]:
-        """Return the rows of each own table in the database."""
-        with self.states.transaction() as here:
-            connection = here.connection  # SQLite's, or a wrapper of it
-            while not isinstance(connection, sqlite3.Connection):
-                connection = getattr(connection, "driver_connection", None) or connection.connection
-            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-            names = {name for (name,) in connection.execute(query) if not NOT_OWN.match(name)}
-            return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+        """Return the rows of each own table in the database, which is SQLite's."""
+        names = [name for (name,) in self.states.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: self.states.fetch(f'SELECT * FROM "{name}"') for name in names if not NOT_OWN.match(name)}
 
     def _promise(self, kept: object, promise: str) -> None:
         """Raise `BrokenPromise` unless it is kept; leave earlier failures out of the transcript."""
@@ -183,11 +176,11 @@ class _Conversation(ExitStack):
             return
         transcript = io.StringIO()
         recorder = Recorder(transcript)
-        for number, (failure, *recorded) in enumerate(self.deliveries, 1):
-            if failure and number == len(self.deliveries):
+        *earlier, last = self.deliveries
+        for failure, *recorded in [*(delivery for delivery in earlier if not delivery[0]), last]:
+            if failure:
                 transcript.write(f"# Now {failure}.\n")
-            if not failure or number == len(self.deliveries):
-                recorder.record(*recorded)
+            recorder.record(*recorded)
         raise BrokenPromise(promise, self.mails, transcript.getvalue())
 
 
@@ -201,7 +194,7 @@ def _shortest(broken: BrokenPromise) -> BrokenPromise:
             try:
                 with _Conversation() as conversation:
                     for count, mail in enumerate(fewer, 1):
-                        conversation.take(*mail, failures=count == len(fewer))
+                        conversation.take(mail, failures=count == len(fewer))
             except BrokenPromise as again:
                 if again.args[0] == promise:
                     broken, mails = again, again.args[1]

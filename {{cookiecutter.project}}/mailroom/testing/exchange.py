@@ -71,32 +71,24 @@ def exchange(sender: str, recipient: str, data: bytes) -> Exchange:
         result.refusal = str(error)
         return result
     before = _states(message)
-    call: Handler = Router.call_safely
-    calls: list[tuple[Handler, Message]] = []
-
-    def note_and_call(handler: Handler, message: Message, captures: Any) -> None:
-        calls.append((handler, message))
-        call(handler, message, captures)
-
-    try:
-        with patch.object(Router, "call_safely", note_and_call):
+    with patch.object(Router, "call_safely", wraps=Router.call_safely) as called:
+        try:
             here.deliver(PEER, sender, recipient, data)
-        if not calls:
-            result.note = "automated mail" if message.is_automated else "handled before"
-        elif calls[-1][1].replies_left_out:
-            result.note = "replies_per_hour is reached"
-    except SMTPError as error:
-        result.refusal = str(error)
-    except Exception as error:
-        result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
-        result.note = with_place(error)
-    result.handlers = [handler for handler, _ in calls]
+        except SMTPError as error:
+            result.refusal = str(error)
+        except Exception as error:
+            result.refusal = "451 4.3.0 The mail could not be handled now; try again later"
+            result.note = with_place(error)
     after = _states(message)
+    result.handlers = [call.args[0] for call in called.call_args_list]
     handlers = [(handler.__module__, handler.__name__) for handler in result.handlers]
+    result.after = next((after[module] for module in [*dict(handlers), *after] if module in after), None)
     if not result.refusal:
         result.moves = [(module, state, after.get(module)) for module, state in handlers if before.get(module) == state]
-    module = next((module for module in [*dict(handlers), *after] if module in after), "")
-    result.after = after.get(module)
+        if not handlers:
+            result.note = "automated mail" if message.is_automated else "handled before"
+        elif called.call_args.args[1].replies_left_out:
+            result.note = "replies_per_hour is reached"
     for envelope in here.relay.sent[already_sent:]:
         to = ",".join(envelope.recipients)
         mail = email.message_from_bytes(envelope.data, policy=LENIENT)

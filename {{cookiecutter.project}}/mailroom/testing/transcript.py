@@ -69,11 +69,11 @@ class Transcript:
             is_below = line.text[:1] in ("", " ")
             (lines[-1].below if is_below else lines).append(line)
         for line in lines:
-            takes_more = MAIL.fullmatch(line.text) or REPLY.fullmatch(line.text)
-            if MAIL.fullmatch(line.text):
+            is_mail, is_reply = MAIL.fullmatch(line.text), REPLY.fullmatch(line.text)
+            if is_mail:
                 self.mails.append(Mail(line, notes))
                 notes = []
-            elif takes_more or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text):
+            elif is_reply or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text):
                 if not self.mails:
                     raise self._broken(line, "comes before the first mail")
                 self.mails[-1].expected.append(line)
@@ -81,9 +81,9 @@ class Transcript:
                 notes.append(line.text.lstrip("# "))
             elif line.text:
                 raise self._broken(line, "is none of: # a note, a@b.example -> address, <- Header: text, [STATE], 550")
-            indented = [below for below in line.below if below.text]
-            if indented and not takes_more:
-                raise self._broken(indented[0], "belongs to no mail")
+            for below in line.below:
+                if below.text and not (is_mail or is_reply):
+                    raise self._broken(below, "belongs to no mail")
         if not self.mails:
             raise Difference(f"{name} has no mail; a mail begins like: alice@people.example -> news-subscribe")
 
@@ -122,22 +122,18 @@ class Transcript:
         return headers, []
 
     def _compare(self, mail: Mail, result: Exchange, names: Names) -> None:
-        sent, is_refused = list(result.sent), False
+        sent = list(result.sent)
         for line in mail.expected:
             if state := STATE.fullmatch(line.text):
                 address, wanted = state.groups()
                 actual = state_at(room.current().address(address), result.sender) if address else result.after
                 if actual != wanted:
                     raise self._differs(line, result, [f"[{address}: {actual}]"] if address else None)
-            elif REFUSAL.fullmatch(line.text):
-                is_refused = True
-                if not (result.refusal or "250").startswith(line.text):
-                    raise self._differs(line, result)
-            elif sent:
+            elif sent and REPLY.fullmatch(line.text):
                 self._compare_reply(line, *sent.pop(0), result, names)
-            else:
+            elif not (result.refusal or "").startswith(line.text):
                 raise self._differs(line, result)
-        if sent or (result.refusal and not is_refused):
+        if sent or (result.refusal and not any(REFUSAL.fullmatch(line.text) for line in mail.expected)):
             raise self._differs(mail.line, result)
 
     def _compare_reply(self, line: Line, to: str, reply: EmailMessage, result: Exchange, names: Names) -> None:

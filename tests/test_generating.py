@@ -160,9 +160,9 @@ def test_every_handler_tells_an_editor_that_it_gets_a_message(baked, state_stora
     assert hints.stdout.splitlines() == ["Message"] * 4
 
 
-def test_mailroom_has_at_most_8233_lines_of_python():
+def test_mailroom_has_at_most_8207_lines_of_python():
     """The goal is 7,000; until it is reached, `mailroom/` grows no more."""
-    assert python_lines(files(APPLICATION / "mailroom")) <= 8233
+    assert python_lines(files(APPLICATION / "mailroom")) <= 8207
 
 
 def imported(path):
@@ -178,9 +178,9 @@ def imported(path):
 
 # Who may import what is not part of every application.
 ALLOWED = {
-    "sqlalchemy": ("storage/sqlalchemy.py", "storage/databases.py"),
-    "psycopg": ("storage/sqlalchemy.py", "storage/databases.py"),
-    "pymysql": ("storage/sqlalchemy.py", "storage/databases.py"),
+    "sqlalchemy": ("storage/sqlalchemy.py",),
+    "psycopg": ("storage/sqlalchemy.py",),
+    "pymysql": ("storage/sqlalchemy.py",),
     "django": ("django/",),
     "pytest": ("testing/",),
     "hypothesis": ("testing/",),

@@ -94,7 +94,6 @@ class MemoryDatabase(SQLiteStorage):
 
     def __init__(self) -> None:
         super().__init__(":memory:")
-        self._one_call = threading.RLock()
         # There are no files to watch.
         self._watch: Any = SimpleNamespace(alone_at=0.0, check=lambda: None, checkpoint=lambda connection: None)
         self._memory: Connection | None = None
@@ -109,23 +108,15 @@ class MemoryDatabase(SQLiteStorage):
         """Forget everything, own tables as well."""
         self._memory, self._is_open = None, False
 
-    def close(self) -> None:
-        """Do nothing: closing would delete what is in memory."""
-
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
         yield
 
-    def fetch(self, *arguments: Any, **options: Any) -> list[Any]:
-        with self._one_call:
-            return super().fetch(*arguments, **options)
-
     def _connection(self) -> Connection:
-        with self._one_call:
+        with self._opening:
             if self._memory is None:
-                self._memory = sqlite3.connect(
-                    ":memory:", isolation_level=None, check_same_thread=False, factory=Connection
-                )
+                options: Any = {"isolation_level": None, "check_same_thread": False, "factory": Connection}
+                self._memory = sqlite3.connect(":memory:", **options)
             if not self._is_open:
                 self._prepare(self._memory)
             return self._memory

@@ -1,4 +1,4 @@
-"""The tables of the package in any database, in the SQL of SQLite; `databases.py`, `servers.py`: how others say it."""
+"""The tables of the package in any database, in the SQL of SQLite; `sqlalchemy.py`, `servers.py`: how others say it."""
 
 import time
 from collections.abc import Iterable, Iterator, Set

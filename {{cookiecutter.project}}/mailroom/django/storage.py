@@ -1,28 +1,31 @@
-"""States in the model `State`, in any database that Django knows well."""
+"""States in the model `State`, in any database that Django knows well; and what it does not promise of a connection."""
 
 import os
 import random
 import re
+import sqlite3
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from django.core.management.color import no_style
-from django.db import DataError, Error, NotSupportedError, connections, router
+from django.core.management import call_command
+from django.db import DatabaseError, DataError, Error, NotSupportedError, connections, router, transaction
 from django.utils import timezone
 
 from mailroom.django import migrate, use_memory
-from mailroom.django.connection import MailTransaction, make_fit_for_mail
 from mailroom.django.models import State
-from mailroom.storage import Tables, Transaction, current, failing
-from mailroom.storage.locks import lock_number
-from mailroom.storage.servers import mariadb, run
+from mailroom.storage import StorageError, Tables, Transaction, current, failing, servers
+from mailroom.storage.locks import PATIENCE, FileLocks, lock_number
+from mailroom.storage.sqlite import allow, deny_transactions
 from mailroom.storage.tables import TableStorage
 
 PREPARE_PATIENCE = 10  # seconds, while other workers create the tables
 STORED = "mail_states_stored"  # the alias of the states' database, when Django has got another one in its place
+OPENED = "_mail_states_opened"  # the attribute of a Django connection with its `(sqlite3.Connection, inode and device)`
+_one_at_a_time = threading.RLock()  # in a database in memory, of tests
 
 
 class DjangoStorage(TableStorage):
@@ -61,7 +64,7 @@ class DjangoStorage(TableStorage):
     def in_memory(self) -> "DjangoStorage":
         """Let Django have empty databases in memory, wherever models are; this storage keeps its own."""
         memory = DjangoStorage(self.using)
-        if self._is_in_memory():
+        if _is_in_memory(connections[self.using]):
             memory.clear()
         else:
             stored = connections.settings[self.using]
@@ -72,10 +75,8 @@ class DjangoStorage(TableStorage):
     def clear(self) -> None:
         """Forget every state and note; in a database in memory, everything."""
         super().clear()
-        if self._is_in_memory():
-            connection = connections[self.using]
-            tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
-            connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables, allow_cascade=False))
+        if _is_in_memory(connections[self.using]):
+            call_command("flush", database=self.using, interactive=False, inhibit_post_migrate=True, verbosity=0)
 
     def now(self) -> Any:
         return connections[self.using].ops.adapt_datetimefield_value(timezone.now())
@@ -93,7 +94,7 @@ class DjangoStorage(TableStorage):
         with self._connected() as connection:
             here.connected.write()
             with connection.cursor() as cursor:
-                here.has_written |= run(cursor, self._sql(sql), rows)
+                here.has_written |= servers.run(cursor, self._sql(sql), rows)
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
@@ -112,7 +113,7 @@ class DjangoStorage(TableStorage):
 
     def commit(self, here: Transaction) -> None:
         with self._connected():
-            here.connected.check()
+            here.connected.refuse_undone()
             self.keep(here)
             mail, here.connected = here.connected, None
             mail.commit()
@@ -129,7 +130,7 @@ class DjangoStorage(TableStorage):
         connection = connections[self.using]
         if connection.vendor not in ("postgresql", "mysql", "sqlite") or connection.display_name == "MySQL":
             raise NotSupportedError(f"no states in {connection.display_name}")
-        if connection.vendor == "sqlite" and not self._is_in_memory():
+        if connection.vendor == "sqlite" and not _is_in_memory(connection):
             with suppress(FileExistsError):  # for its owner only, before SQLite creates it
                 os.close(os.open(connection.settings_dict["NAME"], os.O_CREAT | os.O_EXCL, 0o600))
         deadline = time.monotonic() + PREPARE_PATIENCE
@@ -144,14 +145,10 @@ class DjangoStorage(TableStorage):
                         raise
                 time.sleep(random.uniform(0.01, 0.05))
 
-    def _is_in_memory(self) -> bool:
-        connection = connections[self.using]
-        return bool(connection.vendor == "sqlite" and connection.is_in_memory_db())
-
     def _sql(self, statement: str) -> str:
         """Return what Django's database makes of a statement in the SQL of SQLite, with the tables of the models."""
         if connections[self.using].vendor == "mysql":
-            statement = mariadb(statement)
+            statement = servers.mariadb(statement)
         statement = re.sub(r"\b(handled|outbox|outgoing)\b", r"mail_states_\1", statement)
         return re.sub(r"\bstates\b", "mail_states_state", statement).replace("?", "%s")
 
@@ -168,6 +165,150 @@ class DjangoStorage(TableStorage):
             else:
                 make_fit_for_mail(connection, self.answer_timeout)
                 yield connection
+
+
+def _is_in_memory(connection: Any) -> bool:
+    return bool(connection.vendor == "sqlite" and connection.is_in_memory_db())
+
+
+def make_fit_for_mail(connection: Any, answer_timeout: float) -> None:
+    """Open `connection`, anew where the server has ended it, so that no mail waits for ever or is kept nowhere.
+
+    With PostgreSQL and psycopg 3, a statement whose answer does not come within `answer_timeout` seconds raises
+    `OperationalError` from here on. With SQLite, raises `OSError` when the file has gone or was replaced: Django would
+    create an empty one, or write into one that nobody reads any more.
+    """
+    if not connection.in_atomic_block:
+        if connection.connection is not None and not connection.is_usable():
+            connection.close()
+        connection.health_check_done = True  # Django need not try it again
+    path, is_file = connection.settings_dict["NAME"], connection.vendor == "sqlite" and not _is_in_memory(connection)
+    identity = os.stat(path)[1:3] if is_file else None  # before SQLite creates a file that is not there
+    connection.ensure_connection()
+    raw = connection.connection
+    opened, seen = getattr(connection, OPENED, (None, None))
+    if opened is raw and seen != identity:
+        connection.close()
+        raise OSError(f"{path} was replaced while it was open")
+    setattr(connection, OPENED, (raw, identity))
+    if connection.vendor == "postgresql" and hasattr(raw, "wait") and "wait" not in vars(raw):
+        servers.limit_waiting(raw, answer_timeout)
+
+
+class MailTransaction:
+    """An `atomic` around the handlers of a mail. What is not executed within `ours`, a handler executes."""
+
+    def __init__(self, storage: Any, here: Transaction, connection: Any, number: int | None) -> None:
+        self.here = here
+        self.connection = connection
+        self.is_ours = False
+        self.after_commit: list[Any] = []
+        self.is_outermost = not connection.in_atomic_block
+        # In SQLite one can write at a time: the transaction only reads until its handler uses it.
+        self.may_write = not (self.is_outermost and connection.vendor == "sqlite")
+        with ExitStack() as stack:
+            stack.enter_context(_sender_lock(connection, number, storage.lock_timeout if here.waits else 0))
+            if not self.may_write:
+                stack.callback(setattr, connection, "transaction_mode", connection.transaction_mode)
+                connection.transaction_mode = None
+            stack.enter_context(transaction.atomic(connection.alias))
+            if connection.vendor == "sqlite":
+                stack.callback(connection.connection.set_authorizer, allow)
+                connection.connection.set_authorizer(deny_transactions)  # `executescript` commits as well
+            if connection.vendor == "mysql" and not here.waits:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET innodb_lock_wait_timeout = 0")
+            if connection.vendor == "postgresql":
+                # Whatever the site's level is: who has waited for the lock sees what the mail before has left.
+                begin = ["SET TRANSACTION ISOLATION LEVEL READ COMMITTED"] if self.is_outermost else []
+                options = connection.settings_dict["OPTIONS"].get("options")
+                limits = servers.postgresql_limits(storage.answer_timeout, storage.lock_timeout, options)
+                begin += [f"SET LOCAL {limit}" for limit in limits]
+                with connection.cursor() as cursor:
+                    servers.postgresql_begin(cursor, begin, number, here.waits)
+            stack.enter_context(connection.execute_wrapper(self._execute))
+            self.stack = stack.pop_all()
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        before, self.is_ours = self.is_ours, True
+        try:
+            yield
+        finally:
+            self.is_ours = before
+
+    def write(self) -> None:
+        """Begin to write, where that has not begun."""
+        if not self.may_write:
+            self.may_write = True
+            connection = self.connection.connection
+            connection.set_authorizer(allow)
+            connection.execute("COMMIT")
+            if not self.here.waits:
+                connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                self.connection.needs_rollback = True  # should the handler catch this
+                raise StorageError from (TimeoutError("others write") if "locked" in str(error) else error)
+            connection.set_authorizer(deny_transactions)
+
+    def refuse_undone(self) -> None:
+        """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""
+        if self.here.savepoint is not None:
+            self.connection.savepoint_commit(self.here.savepoint)
+        if self.connection.needs_rollback:
+            raise DatabaseError("an error within the transaction was caught, and the database undoes all of it")
+        if self.connection.vendor == "postgresql" and self.here.has_written:
+            with self.connection.cursor() as cursor:
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
+
+    def commit(self) -> None:
+        if self.is_outermost:
+            self.after_commit, self.connection.run_on_commit = self.connection.run_on_commit, []
+        self.stack.close()
+
+    def run_after_commit(self) -> None:
+        """Run what handlers gave to `transaction.on_commit`. The mail is handled, so what fails is only logged."""
+        if self.after_commit:
+            self.connection.run_on_commit = [(*hook[:2], True) for hook in self.after_commit]  # robust, as Django says
+            self.connection.run_and_clear_commit_hooks()
+
+    def _execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if self.is_ours:
+            return execute(sql, params, many, context)
+        servers.refuse_end(sql)
+        if self.here.savepoint is None:
+            with self.ours():
+                self.write()
+                self.here.savepoint = self.connection.savepoint()
+        result = execute(sql, params, many, context)
+        self.here.has_written |= servers.has_written(sql, context["cursor"])
+        return result
+
+
+@contextmanager
+def _sender_lock(connection: Any, number: int | None, timeout: float) -> Iterator[None]:
+    """Lock a sender, where that is not the transaction's own; raise `TimeoutError` when others keep the lock."""
+    if number is None or connection.vendor == "postgresql":
+        yield
+    elif connection.vendor == "mysql":
+        name = f"mailroom {number}"
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT GET_LOCK(%s, %s)", [name, timeout])
+            if cursor.fetchone() != (1,):
+                raise TimeoutError
+        try:
+            yield
+        finally:
+            with suppress(Error), connection.cursor() as cursor:  # the server has released it if it has ended
+                cursor.execute("DO RELEASE_LOCK(%s)", [name])
+    elif _is_in_memory(connection):
+        with _one_at_a_time:
+            yield
+    else:
+        with FileLocks(f"{connection.settings_dict['NAME']}-locks", timeout).lock(number):
+            yield
 
 
 def _renew() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailroom.machines import PARTS, SENDER, SIGNS, Machines
+from mailroom.loops import PARTS, SENDER, SIGNS, Machines
 from mailroom.testing import assert_in_state, receive, receive_data
 from tests.mailroom.trial_list import CONFIRMING, START
 

@@ -25,8 +25,7 @@ from salmon.utils import import_settings
 from mailroom import handlers as known
 from mailroom.envelope import describe
 from mailroom.files import make_private
-from mailroom.loops import ReplyLimit
-from mailroom.machines import Machines
+from mailroom.loops import Machines, ReplyLimit
 from mailroom.message import Message, read
 from mailroom.relay import Relay
 from mailroom.sending import Sending
@@ -48,7 +47,7 @@ class Mailroom:
     signs tokens. An address gets at most `replies_per_hour` replies, from this worker. `renamed_states`,
     `{old: new}`, names the states that were renamed since the last release. `tables(connection)` creates the
     application's own tables where they are missing. A mail has at most `max_message_size` octets. `machines`
-    adds to what automated mail is known by: `(headers, pattern, source)` tuples, see `mailroom.machines.Sign`.
+    adds to what automated mail is known by: `(headers, pattern, source)` tuples, see `mailroom.loops.Sign`.
     `forwarders` are the domains of whose SRS addresses, `SRS0=…=people.example=alice@forwarder.example`, the
     person is taken. At most `handler_threads` threads handle mail for handlers marked `@nolocking`, and mail that has
     to wait for a lock; with 0, every mail is handled where it is read.

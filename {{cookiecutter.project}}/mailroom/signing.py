@@ -27,20 +27,18 @@ class Tokens:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    def make(self, name: str, sender: str, now: float | None = None) -> str:
-        """Return the token of `sender` for `name`, for example a list; `now` is in seconds since the epoch."""
-        expiry = math.ceil((time.time() if now is None else now) / 3600) + HOURS
-        return self._token(expiry, name, sender)
+    def make(self, name: str, sender: str) -> str:
+        """Return the token of `sender` for `name`, for example a list."""
+        return self._token(math.ceil(time.time() / 3600) + HOURS, name, sender)
 
-    def is_valid(self, token: str, name: str, sender: str, now: float | None = None) -> bool:
+    def is_valid(self, token: str, name: str, sender: str) -> bool:
         """Return whether `token` was made for this name and this sender, and has not expired."""
         try:
             expiry = int(token[:6], 16)
         except ValueError:
             return False
         genuine = self._token(expiry, name, sender).encode()
-        now = time.time() if now is None else now
-        return hmac.compare_digest(token.encode("utf-8", "replace"), genuine) and now < expiry * 3600
+        return hmac.compare_digest(token.encode("utf-8", "replace"), genuine) and time.time() < expiry * 3600
 
     def _token(self, expiry: int, name: str, sender: str) -> str:
         text = repr((expiry, name, sender)).encode("utf-8", "surrogatepass")

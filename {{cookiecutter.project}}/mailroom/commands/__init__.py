@@ -13,10 +13,9 @@ from mailroom.commands.talk import talk
 __all__ = ["boot", "operate"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    commands=[backup, check, diagram, outbox, restore, states, talk],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def operate() -> None:
     """Inspect, try and repair the application."""
-
-
-for command in (backup, check, diagram, outbox, restore, states, talk):
-    operate.add_command(command)

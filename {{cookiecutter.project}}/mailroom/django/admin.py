@@ -46,10 +46,6 @@ class ShortPaginator(Paginator):
         return counted(self.object_list)
 
 
-def shown_time(moment: datetime) -> str:
-    return str(template_localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z"))
-
-
 def trouble(text: str) -> Any:
     return format_html('<span class="mail-states-trouble">{}</span>', text)
 
@@ -133,9 +129,9 @@ class StateFilter(KeyFilter):
 @admin.register(State)
 class StateAdmin(MailAdmin):
     title = "States of the senders"
-    list_display = ["sender", "key", "state_", "changed_"]
+    list_display = ["sender", "key", "state_", "changed"]
     list_filter = [StateFilter, KeyFilter]
-    sortable_by = ["changed_"]
+    sortable_by = ["changed"]
     ordering = ["-changed"]
     search_fields = ["sender"]
     search_help_text = "The beginning of an address. With @ or * at its beginning: any part of one, which takes longer."
@@ -145,10 +141,6 @@ class StateAdmin(MailAdmin):
     @admin.display(description="state")
     def state_(self, row: State) -> Any:
         return shown_state(row.state, row.key)
-
-    @admin.display(description="changed", ordering="changed")
-    def changed_(self, row: State) -> str:
-        return shown_time(row.changed)
 
     def get_search_results(self, request: Any, rows: Any, text: str) -> tuple[Any, bool]:
         text = text.strip().lower()  # as Salmon hands over a sender
@@ -214,7 +206,8 @@ class OutboxAdmin(MailAdmin):
             return trouble("never: refused for good")
         if row.due < now - OVERDUE:
             return "when server and relay run"
-        return shown_time(datetime.fromtimestamp(row.due, timezone.utc)) if row.tries and row.due > now else "now"
+        at = template_localtime(datetime.fromtimestamp(row.due, timezone.utc))
+        return f"{at:%Y-%m-%d %H:%M:%S %Z}" if row.tries and row.due > now else "now"
 
     def last_answer(self, row: Outbox) -> Any:
         return trouble(row.answer) if row.answer and row.due is None else row.answer

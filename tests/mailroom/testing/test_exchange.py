@@ -4,8 +4,7 @@ import pytest
 from salmon.routing import Router
 from salmon.server import SMTPError
 
-from mailroom.testing import receive
-from mailroom.testing.exchange import exchange, make_mail, state_at
+from mailroom.testing import exchange, make_mail, receive, state_at
 from tests.mailroom import trial_list
 
 ALICE = "alice@people.example"

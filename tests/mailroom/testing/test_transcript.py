@@ -5,7 +5,7 @@ import io
 import pytest
 from salmon.routing import Router
 
-from mailroom.testing.exchange import exchange, make_mail
+from mailroom.testing import exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript
 from tests.mailroom.trial_list import POSTMASTER
 

@@ -23,7 +23,7 @@ from mailroom import outbox as waiting
 from mailroom.commands.booted import boot, examples
 from mailroom.handlers import changes, states_by_module
 from mailroom.room import current
-from mailroom.testing.exchange import with_place
+from mailroom.testing import with_place
 
 TIMEOUT = 10  # seconds, for each answer of the relay or the server
 OLD_MAIL = 600  # seconds in the outbox

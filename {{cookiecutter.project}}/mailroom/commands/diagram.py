@@ -9,7 +9,7 @@ import click
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
 from mailroom.commands.booted import boot
-from mailroom.testing.exchange import Move
+from mailroom.testing import Move
 from mailroom.testing.transcript import Difference, Transcript
 
 CONVERSATIONS = "tests/conversations"

@@ -19,8 +19,7 @@ from mailroom.room import current
 from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing import Outbox
-from mailroom.testing.exchange import Exchange, exchange, make_mail
+from mailroom.testing import Exchange, Outbox, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, outcome
 
 DEMO = "tests/conversations/subscribe.txt"

@@ -29,7 +29,7 @@ from mailroom.loops import ReplyLimit
 from mailroom.room import current
 from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
-from mailroom.testing.exchange import Exchange, Move, exchange, make_mail
+from mailroom.testing import Exchange, Move, exchange, make_mail
 from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
 
 TRANSCRIPTS = Path("tests/conversations")

@@ -22,7 +22,7 @@ from email.message import EmailMessage
 from typing import TextIO
 
 from mailroom import parts, room
-from mailroom.testing.exchange import Exchange, exchange, make_mail, state_at
+from mailroom.testing import Exchange, exchange, make_mail, state_at
 from mailroom.text import one_line
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")

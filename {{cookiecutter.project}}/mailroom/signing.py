@@ -27,9 +27,9 @@ class Tokens:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    def make(self, name: str, sender: str) -> str:
-        """Return the token of `sender` for `name`, for example a list."""
-        return self._token(math.ceil(time.time() / 3600) + HOURS, name, sender)
+    def make(self, name: str, sender: str, now: float | None = None) -> str:
+        """Return the token of `sender` for `name`, for example a list; a test makes one of another time, `now`."""
+        return self._token(math.ceil((time.time() if now is None else now) / 3600) + HOURS, name, sender)
 
     def is_valid(self, token: str, name: str, sender: str) -> bool:
         """Return whether `token` was made for this name and this sender, and has not expired."""

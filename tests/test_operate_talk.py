@@ -197,15 +197,15 @@ def test_text_from_a_mail_cannot_move_the_cursor(application):
     assert not {"\033", "\a"} & set(shown.stdout)
 
 
-def test_demo_without_its_transcript_is_an_error_of_one_line(application):
+def test_demo_without_its_transcript_names_the_missing_file(application):
     app = application()
     (app.folder / "tests" / "conversations" / "subscribe.txt").unlink()
 
     shown = talk(app, "--demo")
 
-    assert shown.returncode == 1
-    reason = "tests/conversations/subscribe.txt cannot be opened: No such file or directory"
-    assert shown.stderr == f"Error: {reason}; play another transcript with --script FILE\n"
+    assert shown.returncode == 2
+    refusal = "Error: Invalid value: 'tests/conversations/subscribe.txt': No such file or directory"
+    assert shown.stderr.splitlines()[-1] == refusal
 
 
 @pytest.mark.parametrize(

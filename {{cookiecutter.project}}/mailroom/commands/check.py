@@ -57,7 +57,8 @@ def check(running: bool, as_json: bool) -> None:
         except Problem as problem:
             ok, text = False, str(problem)
         except SMTPError as error:
-            ok, text = False, f"{current().storage!r} fails: {error.__cause__ or error}"
+            rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
+            ok, text = False, f"{current().storage!r} fails: {error.__cause__ or error}; {rule}"
         results.append({"name": name, "ok": ok, "text": text})
         if not ok and look in (user, settings):  # the other checks need them
             break
@@ -167,11 +168,7 @@ def relay() -> str:
 
 def stored_states() -> str:
     """Look for damage, and for stored states without a handler: the server does not start with them."""
-    try:
-        current().storage.refuse_damaged()
-    except SMTPError as error:
-        rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
-        raise Problem(f"{current().storage!r} fails: {error.__cause__ or error}; {rule}") from error
+    current().storage.refuse_damaged()
     try:
         renames = changes(current().storage, current().renamed_states)
     except ValueError as error:

@@ -5,10 +5,9 @@ import inspect
 import os
 import re
 import sys
-from contextlib import nullcontext
 from email.message import Message
 from email.utils import getaddresses
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 import click
 from salmon.routing import Router, StateStorage
@@ -20,16 +19,17 @@ from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Exchange, Outbox, exchange, make_mail
-from mailroom.testing.transcript import Difference, Recorder, Transcript, outcome
+from mailroom.testing.transcript import Recorder, Transcript, outcome
 
 DEMO = "tests/conversations/subscribe.txt"
+TRANSCRIPT = click.File(encoding="utf-8", errors="replace")
 LINES = 4  # of the text of a reply
 COLORS = {"<": "yellow", "[": "green", "#": "cyan", "4": "red", "5": "red"}  # by the first character of a line
 
 
 @click.command()
 @click.option("--demo", is_flag=True, help=f"Play {DEMO}.")
-@click.option("--script", type=click.File(encoding="utf-8"), help="Play a transcript; - is the standard input.")
+@click.option("--script", type=TRANSCRIPT, help="Play a transcript; - is the standard input.")
 @click.option("--eml", type=click.File("rb"), help="Deliver the mail in a file.")
 @click.option("--from", "sender", metavar="ADDRESS", help="The sender; <> is the null sender.")
 @click.option("--to", "recipient", metavar="ADDRESS", help="The recipient; the domain may be omitted.")
@@ -72,8 +72,6 @@ def talk(
         raise click.UsageError(f"--record is for mails that you type; {played[0]} does not go with it")
     if (sender or recipient) and played and not eml:
         raise click.UsageError(f"--from and --to are for --eml and for mails that you type; {played[0]} has its own")
-    stdout: Any = sys.stdout
-    stdout.reconfigure(errors="replace")
     if states == "none":
         boot("config.testing")
     else:
@@ -84,20 +82,13 @@ def talk(
             Router.STATE_STORE = JoinedStorage(Copy(stored), stored.in_memory())
             if isinstance(stored, SQLiteStorage):  # copy its own tables as well
                 Router.STATE_STORE.database.fill(stored)
-    try:
-        if eml:
-            send(eml, sender, recipient)
-        elif script:
-            play(script)
-        elif demo:
-            play(open(DEMO, encoding="utf-8"))
-        else:
-            converse(sender, recipient, record)
-    except OSError as error:
-        if not error.filename:  # the output is closed
-            raise
-        hint = "; play another transcript with --script FILE" if demo else ""
-        raise click.ClickException(f"{error.filename} cannot be opened: {error.strerror}{hint}") from error
+    if eml:
+        send(eml, sender, recipient)
+    elif script or demo:
+        play(script or TRANSCRIPT.convert(DEMO, None, None))
+    else:
+        file: Any = record and click.File("a", encoding="utf-8").convert(record, None, None)
+        converse(sender, recipient, Recorder(file) if file else None)
 
 
 class Copy(StateStorage):
@@ -131,50 +122,43 @@ def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:
         sys.exit(1)
 
 
-def play(script: TextIO) -> None:
-    """Play the transcript in an open file; exit with 1 at the first unexpected result."""
-    try:
-        for mail, result in Transcript(script.name, script.read()).play():
-            for note in mail.notes:
-                click.secho(f"\n{note}", bold=True)
-            show(result)
-    except (Difference, UnicodeDecodeError) as error:
-        sys.stdout.flush()
-        click.secho(f"\n{error}", fg="red", err=True)
-        sys.exit(1)
+def play(script: IO[str]) -> None:
+    """Play the transcript in an open file; end the command at the first unexpected result."""
+    for mail, result in Transcript(script.name, script.read()).play():
+        for note in mail.notes:
+            click.secho(f"\n{note}", bold=True)
+        show(result)
     click.secho(f"\nThe conversation went as {script.name} says.", fg="green")
 
 
-def converse(sender: str | None, recipient: str | None, record: str | None) -> None:
+def converse(sender: str | None, recipient: str | None, recorder: Recorder | None) -> None:
     """Ask for mails and show the result of each, until the input ends."""
     sender = sender or "alice@people.example"
     recipient = recipient or next(iter(examples()), None)
     click.echo("Write mails to the application; Ctrl-D ends.")
-    with open(record, "a", encoding="utf-8") if record else nullcontext() as file:
-        recorder = file and Recorder(file)
-        while True:
-            try:
-                click.echo()
-                sender = click.prompt("From", sender)
-                recipient = click.prompt("To", recipient)
-                subject = click.prompt("Subject", "hello")
-                text = ask_for_text()
-            except click.Abort:
-                click.echo()
-                return
-            address = current().address(recipient)
-            headers = [("Subject", subject)] if subject != "hello" else []
-            try:
-                data = make_mail(sender, address, headers, text)
-            except ValueError as error:
-                click.echo(f"Error: {error}; for example alice@people.example", err=True)
-                continue
-            result = exchange(sender, address, data)
-            show(result)
-            if recorder:
-                recorder.record(result, headers, "" if text == "Hello.\n" else text)
-            replies = [mail for to, mail in result.sent if not to]
-            recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
+    while True:
+        try:
+            click.echo()
+            sender = click.prompt("From", sender)
+            recipient = click.prompt("To", recipient)
+            subject = click.prompt("Subject", "hello")
+            text = ask_for_text()
+        except click.Abort:
+            click.echo()
+            return
+        address = current().address(recipient)
+        headers = [("Subject", subject)] if subject != "hello" else []
+        try:
+            data = make_mail(sender, address, headers, text)
+        except ValueError as error:
+            click.echo(f"Error: {error}; for example alice@people.example", err=True)
+            continue
+        result = exchange(sender, address, data)
+        show(result)
+        if recorder:
+            recorder.record(result, headers, "" if text == "Hello.\n" else text)
+        replies = [mail for to, mail in result.sent if not to]
+        recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
 
 
 def ask_for_text() -> str:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import TextIO
 
+import click
+
 from mailroom import parts, room
 from mailroom.testing import Exchange, exchange, make_mail, state_at
 from mailroom.text import one_line
@@ -34,7 +36,7 @@ NAME = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 Names = dict[str, str]  # the value of each {name}
 
 
-class Difference(Exception):
+class Difference(click.ClickException):
     """A line of a transcript cannot be read, or the mail has another result; the text names the line and the result."""
 
 

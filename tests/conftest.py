@@ -1,7 +1,9 @@
 """What all tests of the template share: see `baking`, `application` and `sink` beside this file."""
 
+import contextlib
 import os
 import sys
+import types
 
 import pytest
 
@@ -22,15 +24,31 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_xdist_setupnodes():
-    """Let pytest keep what it makes of Hypothesis, a plugin: else it takes 1.5 s in each process that imports it."""
+    """Let pytest keep what it makes of these tests and of Hypothesis, a plugin: else it takes 4 s in each process."""
     sys.dont_write_bytecode = False
     import hypothesis.stateful  # noqa: F401
 
+    (rewriter,) = (finder for finder in sys.meta_path if type(finder).__name__ == "AssertionRewritingHook")
+    for path in baking.TEMPLATE.glob("tests/**/*.py"):
+        spec = rewriter.find_spec(path.stem, [str(path.parent)])
+        if spec is not None:  # it keeps a module before it runs it; here that ends at the first import
+            module = types.SimpleNamespace(__name__=path.stem, __spec__=spec, __builtins__={})
+            with contextlib.suppress(ImportError):
+                rewriter.exec_module(module)
     sys.dont_write_bytecode = True
 
 
 def pytest_unconfigure():
     warm.end()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of all processes that run these tests, for what takes long to make."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    yield folder
+    baking.assert_originals_are_whole(folder)
 
 
 @pytest.fixture
@@ -67,7 +85,7 @@ def mariadb():
 
 
 @pytest.fixture
-def application(request, bake, sink):
+def application(request, tmp_path, shared, sink):
     """A function: bake an application that replies to `sink`; return it as an `Application`, not started.
 
     Answers of the template's questions are given in small letters, settings in capitals:
@@ -84,9 +102,10 @@ def application(request, bake, sink):
             settings.setdefault("SECRET_KEY", "only for tests, but longer than 32 characters")
             if "STATE_DATABASE" not in settings:
                 settings["STATE_DATABASE"] = request.getfixturevalue("postgresql").new_database()
-        folder = bake(**answers)
-        if "PYTHONDONTWRITEBYTECODE" not in settings:  # with it, a test looks at what the application itself compiles
-            baking.add_compiled_package(folder)
+        if "PYTHONDONTWRITEBYTECODE" in settings:  # a test looks at what the application itself compiles
+            folder = baking.bake(tmp_path, **answers)
+        else:
+            folder = baking.copy(shared, tmp_path, **answers)
         made.append(Application(folder, RELAY_HOST=sink.host, RELAY_PORT=sink.port, **settings))
         made[-1].is_warm = not request.node.get_closest_marker("cold_start")
         if protocol == "smtp":

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests import baking
 from tests.application import Application
 from tests.postgresql import Server
 from tests.sink import Sink
@@ -108,9 +109,9 @@ def without_patience(folder):
     return folder
 
 
-def test_mail_is_deferred_while_the_database_is_unreachable(machines, settings, bake):
+def test_mail_is_deferred_while_the_database_is_unreachable(machines, settings, shared, tmp_path):
     worker, database = machines
-    with Application(without_patience(bake(state_storage="postgresql")), **settings) as app:
+    with Application(without_patience(baking.copy(shared, tmp_path, state_storage="postgresql")), **settings) as app:
         worker.do(app.start)
         assert worker.do(app.send, ALICE, "news-subscribe")[0] == 250
 
@@ -125,9 +126,9 @@ def test_mail_is_deferred_while_the_database_is_unreachable(machines, settings, 
         assert worker.do(app.send, ALICE, "news")[0] == 250
 
 
-def test_sender_lock_of_an_unreachable_machine_is_released(machines, settings, bake):
+def test_sender_lock_of_an_unreachable_machine_is_released(machines, settings, shared, tmp_path):
     gone, database = machines
-    app = Application(bake(state_storage="postgresql"), **settings)
+    app = Application(baking.copy(shared, tmp_path, state_storage="postgresql"), **settings)
     # The database looks after 1 s and not, as by default, after 5.
     keepalives = "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"
     options = "%20".join(f"-c%20{name}=1" for name in keepalives)

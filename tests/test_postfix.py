@@ -41,9 +41,9 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def app(bake, world):
+def app(shared, tmp_path, world):
     settings = {"RECEIVER_PORT": world.lmtp_port, "RELAY_HOST": "127.0.0.1", "RELAY_PORT": world.port}
-    with Application(bake(), POSTMASTER="carol@people.test", **settings).warmed() as app:
+    with Application(baking.copy(shared, tmp_path), POSTMASTER="carol@people.test", **settings).warmed() as app:
         yield app
     world.forget()
 

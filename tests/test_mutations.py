@@ -67,7 +67,8 @@ def test_tests_of_an_application_notice_a_fault_of_its_owner(app, tests, path, r
     assert result.returncode == 1, result.stdout
 
 
-# Whole files, unless one has slow tests.
+# Each fault with a test that notices it, a quick one, or with the quick tests of a storage.
+MEMORY, SQLITE = "storage/test_memory.py", "storage/test_sqlite.py"
 TRANSACTIONS = "storage/test_transactions.py::test_{}"
 CLEARED = "testing/test_plugin.py::test_everything_is_cleared_before_every_test_and_before_every_transcript"
 ANY_ORDER = "testing/test_any_order.py::test_fault_in_a_handler_is_found_and_shown_as_a_short_transcript[{}]"
@@ -77,40 +78,130 @@ COUNTED_TOO_EARLY = """replies = self._limit_replies(message)
 COMMITTED_ANYWAY = """                here.connected.execute("COMMIT")
 """
 PACKAGE = [
-    ("test_receiver.py", "receiver.py", 'append("552 5.3.4 The message is too big")', 'append("250 2.0.0 Ok")'),
-    ("test_receiver.py", "receiver.py", 'answer = "451 4.3.0 The mail', 'answer = "250 2.0.0 The mail'),
-    ("test_receiver.py", "receiver.py", "if not is_slow and is_free", "if is_free"),
-    ("test_pool.py", "pool.py", "if len(queue) == 1:", "if True:"),
-    ("test_pool.py", "pool.py", "self._slow + is_slow <= self.size", "True"),
-    ("test_pool.py", "pool.py", "future.set_running_or_notify_cancel()", "True"),
-    ("test_room.py", "room.py", "SMTPError(550, ", "SMTPError(450, "),
-    ("test_room.py", "room.py", "host=re.escape(self.domain)", "host=self.domain"),
-    ("test_room.py", "room.py", "in message.transaction.changes()", "in ()"),
-    ("test_room.py", "room.py", "message.transaction.handled(_digest(message))", "False"),
-    ("test_room.py", "room.py", "if can_come_twice and", "if"),
-    ("test_room.py", "room.py", "message.transaction.mail.remove(envelope)", "pass"),
-    ("test_room.py", "room.py", "replies = self._limit_replies(message)\n", COUNTED_TOO_EARLY),
-    ("test_room.py", "loops.py", "(bulk|list|junk|auto", "(bulk|list|auto"),
-    ("test_room.py", "loops.py", "multipart/report", "multipart/nothing"),
-    ("test_machines.py", "loops.py", "sign.weight for sign in found) >= 1", "sign.weight for sign in found) > 1"),
-    ("test_machines.py", "loops.py", "sign.weight for sign in found) >= 1", "sign.weight for sign in found) > 0.5"),
-    ("test_reply.py", "reply.py", "make_msgid(domain=room.domain)", "'<1@example.com>'"),
-    ("test_relay.py", "envelope.py", '("To", "Cc", "Bcc")', '("To", "Cc")'),
-    ("test_signing.py", "signing.py", "and time.time() < expiry", "or time.time() < expiry"),
-    ("storage/test_sqlite.py", "storage/sqlite.py", "if value is None", "if not value"),
-    ("storage/test_sqlite.py", "storage/tables.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
-    ("storage/test_memory.py", "storage/__init__.py", "return self.storage.is_handled(digest)", "return False"),
-    ("storage/test_memory.py", "storage/__init__.py", "                self.rollback(here)\n", ""),
-    ("storage/test_memory.py", "storage/joined.py", "self.database.commit(here)", "self.database.rollback(here)"),
-    ("storage/test_memory.py", "storage/joined.py", "            here.has_written |= bool(changes)\n", ""),
-    ("storage/test_memory.py", "storage/tables.py", "outbox.store(here)", "pass"),
-    ("storage/test_memory.py", "outbox.py", "if answer.is_yes", "if not answer.is_yes"),
-    ("storage/test_memory.py", "outbox.py", "return answer.is_final or ", "return "),
-    ("storage/test_sqlite.py", "storage/tables.py", "if here.note and", "if False and"),
-    ("storage/test_sqlite.py", "storage/sqlite.py", "here.connected.total_changes != here.changes_before", "True"),
-    ("storage/test_sqlite.py", "storage/tables.py", "self.write(here, here.changes())\n", "pass\n"),
-    ("storage/test_sqlite.py", "storage/sqlite.py", "            connection.protect()\n", ""),
-    ("storage/test_sqlite.py", "storage/sqlite.py", "                here.connected.rollback()\n", COMMITTED_ANYWAY),
+    (
+        "test_receiver.py::test_mail_over_max_message_size_is_refused[LMTPReceiver]",
+        "receiver.py",
+        'append("552 5.3.4 The message is too big")',
+        'append("250 2.0.0 Ok")',
+    ),
+    (
+        "test_receiver.py::test_mail_whose_handler_fails_is_answered_451_and_the_log_names_the_handler[LMTPReceiver-None]",
+        "receiver.py",
+        'answer = "451 4.3.0 The mail',
+        'answer = "250 2.0.0 The mail',
+    ),
+    (
+        "test_receiver.py::test_ordinary_mail_is_answered_while_a_slow_handler_runs[LMTPReceiver]",
+        "receiver.py",
+        "if not is_slow and is_free",
+        "if is_free",
+    ),
+    (
+        "test_pool.py::test_mails_of_a_sender_come_one_after_the_other_and_those_that_wait_hold_no_thread",
+        "pool.py",
+        "if len(queue) == 1:",
+        "if True:",
+    ),
+    (
+        "test_pool.py::test_at_most_as_many_slow_mails_at_a_time_as_were_asked_for",
+        "pool.py",
+        "self._slow + is_slow <= self.size",
+        "True",
+    ),
+    (
+        "test_pool.py::test_mail_that_was_cancelled_is_not_handled_and_holds_up_nothing",
+        "pool.py",
+        "future.set_running_or_notify_cancel()",
+        "True",
+    ),
+    (
+        "test_room.py::test_mail_to_an_address_that_does_not_handle_the_state_is_answered_550",
+        "room.py",
+        "SMTPError(550, ",
+        "SMTPError(450, ",
+    ),
+    (
+        "test_room.py::test_domain_in_a_route_is_taken_literally",
+        "room.py",
+        "host=re.escape(self.domain)",
+        "host=self.domain",
+    ),
+    (
+        "test_room.py::test_returning_something_that_is_no_handler_is_an_error[function]",
+        "room.py",
+        "in message.transaction.changes()",
+        "in ()",
+    ),
+    (
+        "test_room.py::test_same_mail_is_handled_once",
+        "room.py",
+        "message.transaction.handled(_digest(message))",
+        "False",
+    ),
+    ("test_room.py::test_address_gets_at_most_replies_per_hour", "room.py", "if can_come_twice and", "if"),
+    (
+        "test_room.py::test_address_gets_at_most_replies_per_hour",
+        "room.py",
+        "message.transaction.mail.remove(envelope)",
+        "pass",
+    ),
+    (
+        "test_room.py::test_reply_to_a_mail_that_failed_is_not_counted",
+        "room.py",
+        "replies = self._limit_replies(message)\n",
+        COUNTED_TOO_EARLY,
+    ),
+    (
+        "test_room.py::test_automated_mail_gets_no_reply_and_changes_no_state",
+        "loops.py",
+        "(bulk|list|junk|auto",
+        "(bulk|list|auto",
+    ),
+    ("test_room.py::test_report_gets_no_reply_whoever_sends_it", "loops.py", "multipart/report", "multipart/nothing"),
+    (
+        "test_machines.py::test_machine_gets_no_reply_and_no_state",
+        "loops.py",
+        "sign.weight for sign in found) >= 1",
+        "sign.weight for sign in found) > 1",
+    ),
+    (
+        "test_machines.py::test_person_gets_an_answer",
+        "loops.py",
+        "sign.weight for sign in found) >= 1",
+        "sign.weight for sign in found) > 0.5",
+    ),
+    (
+        "test_reply.py::test_two_replies_to_one_mail_have_two_message_ids",
+        "reply.py",
+        "make_msgid(domain=room.domain)",
+        "'<1@example.com>'",
+    ),
+    (
+        "test_relay.py::test_mail_goes_to_all_recipients_and_hides_bcc[bare]",
+        "envelope.py",
+        '("To", "Cc", "Bcc")',
+        '("To", "Cc")',
+    ),
+    (
+        "test_signing.py::test_token_is_valid_for_its_name_and_sender",
+        "signing.py",
+        "and time.time() < expiry",
+        "or time.time() < expiry",
+    ),
+    (SQLITE, "storage/sqlite.py", "if value is None", "if not value"),
+    (SQLITE, "storage/tables.py", "if state == ROUTE_FIRST_STATE", "if state == None"),
+    (MEMORY, "storage/__init__.py", "return self.storage.is_handled(digest)", "return False"),
+    (MEMORY, "storage/__init__.py", "                self.rollback(here)\n", ""),
+    (MEMORY, "storage/joined.py", "self.database.commit(here)", "self.database.rollback(here)"),
+    (MEMORY, "storage/joined.py", "            here.has_written |= bool(changes)\n", ""),
+    (MEMORY, "storage/tables.py", "outbox.store(here)", "pass"),
+    (MEMORY, "outbox.py", "if answer.is_yes", "if not answer.is_yes"),
+    (MEMORY, "outbox.py", "return answer.is_final or ", "return "),
+    (SQLITE, "storage/tables.py", "if here.note and", "if False and"),
+    (SQLITE, "storage/sqlite.py", "here.connected.total_changes != here.changes_before", "True"),
+    (SQLITE, "storage/tables.py", "self.write(here, here.changes())\n", "pass\n"),
+    (SQLITE, "storage/sqlite.py", "            connection.protect()\n", ""),
+    (SQLITE, "storage/sqlite.py", "                here.connected.rollback()\n", COMMITTED_ANYWAY),
     (
         TRANSACTIONS.format("unfinished_cursors_are_closed_and_the_wal_stays_short"),
         "storage/sqlite.py",
@@ -128,8 +219,18 @@ PACKAGE = [
     (CLEARED, "storage/joined.py", "            self.database.clear()\n", ""),
     (ANY_ORDER.format("row that does not wait for the mail"), "testing/any_order.py", "after[1] == own", "True"),
     (ANY_ORDER.format("mail without a note"), "testing/any_order.py", "(result.handlers and data", "(False and data"),
-    ("testing/test_transcript.py", "testing/transcript.py", "if sent or (", "if ("),
-    ("testing/test_helpers.py", "testing/__init__.py", "assert actual == state.__name__,", "assert actual,"),
+    (
+        "testing/test_transcript.py::test_line_that_does_not_hold_is_named_with_what_came_instead",
+        "testing/transcript.py",
+        "if sent or (",
+        "if (",
+    ),
+    (
+        "testing/test_helpers.py::test_assert_in_state_names_the_expected_and_the_actual_state",
+        "testing/__init__.py",
+        "assert actual == state.__name__,",
+        "assert actual,",
+    ),
 ]
 
 

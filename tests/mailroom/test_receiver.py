@@ -160,6 +160,9 @@ def test_ordinary_mail_is_answered_while_a_slow_handler_runs(client, path, monke
         slow = pool.submit(client.sendmail, "bob@people.example", [address("postmaster")], MAIL)
         assert began.wait(10)
         try:
+            other.sock.settimeout(3)
+            assert other.noop()[0] == 250
+            other.sock.settimeout(10)
             other.sendmail(ALICE, [address("news-subscribe")], MAIL)
             assert not slow.done()
         finally:

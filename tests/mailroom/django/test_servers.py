@@ -14,11 +14,11 @@ from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError, is_locked
 from mailroom.testing import assert_in_state, receive
-from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
 from tests.mailroom import trial_list
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.django.contracts import SiteContract
-from tests.mailroom.storage.contracts import OurSharedStorageContract
+from tests.mailroom.storage.contracts import OurSharedStorageContract, OurTablesContract
 from tests.mailroom.storage.programs import execute
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
 
@@ -62,7 +62,7 @@ def states(storage, monkeypatch):
     return states
 
 
-class TestOnAServer(OurSharedStorageContract, TablesContract, SiteContract):
+class TestOnAServer(OurSharedStorageContract, OurTablesContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

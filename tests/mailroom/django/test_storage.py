@@ -16,10 +16,10 @@ from mailroom.django.models import State
 from mailroom.django.storage import DjangoStorage
 from mailroom.storage import StorageError, current, is_locked
 from mailroom.storage.tables import HANDLED_KEPT
-from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
 from tests.mailroom.django.conftest import known_as
 from tests.mailroom.django.contracts import SiteContract
-from tests.mailroom.storage.contracts import OurSharedStorageContract
+from tests.mailroom.storage.contracts import OurSharedStorageContract, OurTablesContract
 from tests.mailroom.storage.programs import execute
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
 
@@ -29,7 +29,7 @@ def storage(database):
     return DjangoStorage(database)
 
 
-class TestDjangoStorage(OurSharedStorageContract, TablesContract, SiteContract):
+class TestDjangoStorage(OurSharedStorageContract, OurTablesContract, SiteContract):
     def execute(self, connection, sql):
         return execute(connection, sql)
 

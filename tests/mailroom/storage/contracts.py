@@ -4,16 +4,20 @@ Subclass beside the contract of the storage; the fixtures are the same.
 """
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from mailroom import outbox
+from mailroom.relay import Answer
 from mailroom.testing.contract import (
     ALICE,
     BOB,
     KEY,
     SharedStorageContract,
     StorageContract,
+    TablesContract,
     TransactionContract,
     in_thread,
     locked_get,
@@ -114,6 +118,35 @@ class OurSharedStorageContract(OurStorageContract, SharedStorageContract):
         process.join(60)
         assert process.exitcode == 0
         assert storage.get(KEY, BOB) == "CONFIRMING"
+
+
+class OurTablesContract(TablesContract):
+    """What it says of own tables and the outbox."""
+
+    def test_own_rows_of_several_threads_are_kept(self, storage, posts):
+        def write(thread):
+            for number in range(5):
+                with storage.transaction(f"{thread}@b.example") as transaction:
+                    self.write(transaction, f"{thread}-{number}")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert posts() == [f"{thread}-{number}" for thread in range(4) for number in range(5)]
+
+    def test_outgoing_mail_is_kept_until_the_relay_has_taken_it_for_each_recipient(self, storage):
+        with storage.transaction(ALICE) as transaction:
+            transaction.send(self.MAIL, [ALICE, BOB], "news@example.com")
+        (parcel,) = outbox.claim_due(storage)
+        assert outbox.claim_due(storage) == []
+        parcel.answers = {ALICE: Answer(250, "taken"), BOB: Answer(550, "no such user")}
+        outbox.settle(storage, [parcel])
+        (row,) = outbox.rows(storage)
+        assert (row.recipient, row.due, row.tries, row.answer) == (BOB, None, 1, "550 no such user")
+        outbox.retry(storage, [row])
+        (parcel,) = outbox.claim_due(storage)
+        parcel.answers = {BOB: Answer(250, "taken")}
+        outbox.settle(storage, [parcel])
+        assert storage.fetch("SELECT id FROM outgoing") == []
 
 
 class AnyStringContract:

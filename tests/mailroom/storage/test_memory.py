@@ -6,11 +6,10 @@ import pytest
 from salmon.routing import MemoryStorage
 
 from mailroom.storage.joined import JoinedStorage
-from mailroom.testing.contract import TablesContract
-from tests.mailroom.storage.contracts import AnyStringContract
+from tests.mailroom.storage.contracts import AnyStringContract, OurTablesContract
 
 
-class TestMemoryStorage(AnyStringContract, TablesContract):
+class TestMemoryStorage(AnyStringContract, OurTablesContract):
     @pytest.fixture
     def storage(self):
         return JoinedStorage(MemoryStorage())

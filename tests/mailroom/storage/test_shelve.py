@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from mailroom.storage.shelve import ShelveStorage
-from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, refused
 from tests.mailroom.storage import ENVIRONMENT
-from tests.mailroom.storage.contracts import OurStorageContract
+from tests.mailroom.storage.contracts import OurStorageContract, OurTablesContract
 
 
-class TestShelveStorage(OurStorageContract, TablesContract):
+class TestShelveStorage(OurStorageContract, OurTablesContract):
     test_a_reader_does_not_see_half_a_mail_and_does_not_wait_for_it = None  # there is one mail at a time
 
     @pytest.fixture

@@ -22,9 +22,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mailroom.storage import StorageError
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage, _database
-from mailroom.testing.contract import ALICE, BOB, KEY, TablesContract, in_thread, refused
+from mailroom.testing.contract import ALICE, BOB, KEY, in_thread, refused
 from tests.mailroom.storage import ENVIRONMENT
-from tests.mailroom.storage.contracts import OurSharedStorageContract
+from tests.mailroom.storage.contracts import OurSharedStorageContract, OurTablesContract
 from tests.mailroom.storage.test_crashes import assert_whole, killed_again_and_again
 from tests.waiting import wait_until
 
@@ -82,7 +82,7 @@ def old_table():
     return sqlalchemy.Table("states", sqlalchemy.MetaData(), *columns, Column("state", text(255), nullable=False))
 
 
-class SQLAlchemyContract(OurSharedStorageContract, TablesContract):
+class SQLAlchemyContract(OurSharedStorageContract, OurTablesContract):
     def execute(self, connection, sql):
         return connection.exec_driver_sql(sql)
 

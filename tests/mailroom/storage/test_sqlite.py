@@ -6,8 +6,8 @@ import pytest
 
 from mailroom.storage import StorageError, is_locked
 from mailroom.storage.sqlite import SQLiteStorage
-from mailroom.testing.contract import ALICE, KEY, TablesContract, refused
-from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract
+from mailroom.testing.contract import ALICE, KEY, refused
+from tests.mailroom.storage.contracts import AnyStringContract, OurSharedStorageContract, OurTablesContract
 from tests.waiting import wait_until
 
 
@@ -20,7 +20,7 @@ def is_refused_at_once(storage):
         return is_locked(error)
 
 
-class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, TablesContract):
+class TestSQLiteStorage(AnyStringContract, OurSharedStorageContract, OurTablesContract):
     @pytest.fixture
     def storage(self, tmp_path):
         return SQLiteStorage(tmp_path / "run" / "states.sqlite3")

@@ -45,13 +45,15 @@ class Running:
 class Ours:
     """A baked application with one storage; it answers every mail to its list.
 
-    `settings` are environment variables. Without `replies` it takes the mail and does not answer.
+    `settings` are environment variables. Without `replies` it takes the mail and does not answer. `template` is the
+    folder of another version of the template.
     """
 
-    def __init__(self, folder, choice, relay_port, replies=True, name="app", **settings):
+    def __init__(self, folder, choice, relay_port, replies=True, name="app", template=baking.TEMPLATE, **settings):
         name = f"{choice}-{name}" + "-mute" * (not replies)
-        self.folder = baking.bake(folder, project=name, state_storage=choice)
-        baking.add_compiled_package(self.folder)
+        self.folder = baking.bake(folder, template=template, project=name, state_storage=choice)
+        if template == baking.TEMPLATE:
+            baking.add_compiled_package(self.folder)
         if not replies:
             _edit(self.folder / "app/handlers/subscription.py", 'answer(message, "received", list_name)', "pass")
         self.settings = {

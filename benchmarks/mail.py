@@ -84,19 +84,19 @@ def run(folder, quick, say):
                     slow = pipelined and name.startswith("salmon gen")  # 40 ms each
                     sends[name] = contestants[name].sends(clients.enter_context(client), mails, replies_at, slow)
                 figures = in_turn(sends, rounds)
-            say(_shown(title, figures, BASE if BASE in figures else names[0]))
+            say(shown(title, figures, BASE if BASE in figures else names[0]))
             rates = {name: statistics.median(sent.rate for sent in sents) for name, sents in figures.items()}
             charts[title] = {"figures": rates, "unit": "mails a second"}
 
         lmtp = [name for name in contestants if "SMTP" not in name]
-        compare("LMTP, 1 connection", lmtp, _from_subscribers(count))
-        compare("LMTP, 8 connections", lmtp, _from_subscribers(count), connections=8)
-        compare("LMTP, 1 connection, pipelined as Postfix does", lmtp, _from_subscribers(count), pipelined=True)
+        compare("LMTP, 1 connection", lmtp, from_subscribers(count))
+        compare("LMTP, 8 connections", lmtp, from_subscribers(count), connections=8)
+        compare("LMTP, 1 connection, pipelined as Postfix does", lmtp, from_subscribers(count), pipelined=True)
         smtp = [name for name in contestants if "SMTP" in name]
-        compare("SMTP, 1 connection", smtp, _from_subscribers(count), "smtp")
-        compare("SMTP, 8 connections", smtp, _from_subscribers(count), "smtp", 8)
+        compare("SMTP, 1 connection", smtp, from_subscribers(count), "smtp")
+        compare("SMTP, 8 connections", smtp, from_subscribers(count), "smtp", 8)
         keep = [n for n in lmtp if n == BASE or contestants[n].replies and contestants[n].keeps]
-        compare("LMTP, 1 connection, every mail from a new sender: a new state each", keep, _from_strangers(count))
+        compare("LMTP, 1 connection, every mail from a new sender: a new state each", keep, from_strangers(count))
         memory = [[name, f"{contestants[name].running.memory():.0f} MiB"] for name in contestants if name in lmtp[1:]]
         say(table("Memory at the end", ["", "most"], memory))
         stack.close()
@@ -133,16 +133,18 @@ def _start(folder, replies_at, quick, servers, stack):
     return contestants
 
 
-def _from_subscribers(count):
+def from_subscribers(count):
     return lambda divisor: [(SENDERS[number % len(SENDERS)], LIST) for number in range(max(10, count // divisor))]
 
 
-def _from_strangers(count):
-    numbers = iter(range(10**9))
-    return lambda divisor: [(f"new{next(numbers)}@people.example", SUBSCRIBE) for _ in range(max(10, count // divisor))]
+def from_strangers(count, recipient=SUBSCRIBE):
+    name, numbers = recipient.partition("@")[0], iter(range(10**9))
+    return lambda divisor: [
+        (f"{name}{next(numbers)}@people.example", recipient) for _ in range(max(10, count // divisor))
+    ]
 
 
-def _shown(title, figures, base):
+def shown(title, figures, base):
     rows = []
     for name, sents in figures.items():
         latencies = sorted(1000 * latency for sent in sents for latency in sent.latencies)

@@ -28,7 +28,7 @@ def combinations():
     return [dict(zip(questions, answers, strict=True)) for answers in itertools.product(*questions.values())]
 
 
-def bake(folder, output_dir=None, **answers):
+def bake(folder, output_dir=None, template=TEMPLATE, **answers):
     """Return the folder of a new application in `folder`; questions not in `answers` have their defaults.
 
     What cookiecutter remembers between two calls stays within `folder`, too, also when the
@@ -40,7 +40,7 @@ def bake(folder, output_dir=None, **answers):
     configuration.write_text(f"replay_dir: {folder}/.replay\ncookiecutters_dir: {folder}/.cookiecutters\n")
     return Path(
         cookiecutter(
-            str(TEMPLATE),
+            str(template),
             no_input=True,
             extra_context=answers,
             output_dir=str(output_dir or folder),

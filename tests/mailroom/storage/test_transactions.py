@@ -33,6 +33,12 @@ def end_by_isolation_level(connection):
     connection.isolation_level = None
 
 
+def roll_back_and_begin(connection):
+    with suppress(sqlite3.IntegrityError):
+        connection.execute("INSERT OR ROLLBACK INTO once VALUES (1)")
+    connection.execute("BEGIN IMMEDIATE")
+
+
 ENDS = {
     "commit": lambda connection: connection.commit(),
     "rollback": lambda connection: connection.rollback(),
@@ -45,6 +51,7 @@ ENDS = {
     "ROLLBACK": lambda connection: connection.execute("ROLLBACK"),
     "isolation_level": end_by_isolation_level,
     "INSERT OR ROLLBACK": lambda connection: connection.execute("INSERT OR ROLLBACK INTO once VALUES (1)"),
+    "INSERT OR ROLLBACK, BEGIN IMMEDIATE": roll_back_and_begin,
     "close": lambda connection: connection.close(),
 }
 
@@ -190,8 +197,8 @@ def test_transaction_that_writes_has_one_begin_and_one_commit(storage):
         storage.set(KEY, BOB, "CONFIRMING")
         write(transaction)
     storage._connection().set_trace_callback(None)
-    ends = [statement for statement in said if re.match("BEGIN|COMMIT|ROLLBACK|SAVEPOINT|END", statement.strip())]
-    assert ends == ["BEGIN IMMEDIATE", "COMMIT"]
+    ends = [it.split()[0] for it in said if re.match("BEGIN|COMMIT|ROLLBACK|SAVEPOINT|END", it.strip())]
+    assert ends == ["BEGIN", "COMMIT"]
 
 
 def may_trace():

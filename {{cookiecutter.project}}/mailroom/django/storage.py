@@ -19,7 +19,6 @@ from mailroom.django import migrate, use_memory
 from mailroom.django.models import State
 from mailroom.storage import StorageError, Tables, Transaction, current, failing, servers
 from mailroom.storage.locks import PATIENCE, FileLocks, lock_number
-from mailroom.storage.sqlite import allow, deny_transactions
 from mailroom.storage.tables import TableStorage
 
 PREPARE_PATIENCE = 10  # seconds, while other workers create the tables
@@ -213,8 +212,8 @@ class MailTransaction:
                 connection.transaction_mode = None
             stack.enter_context(transaction.atomic(connection.alias))
             if connection.vendor == "sqlite":
-                stack.callback(connection.connection.set_authorizer, allow)
-                connection.connection.set_authorizer(deny_transactions)  # `executescript` commits as well
+                stack.callback(connection.connection.set_authorizer, _allow)
+                connection.connection.set_authorizer(_deny_transactions)  # `executescript` commits as well
             if connection.vendor == "mysql" and not here.waits:
                 with connection.cursor() as cursor:
                     cursor.execute("SET innodb_lock_wait_timeout = 0")
@@ -242,7 +241,7 @@ class MailTransaction:
         if not self.may_write:
             self.may_write = True
             connection = self.connection.connection
-            connection.set_authorizer(allow)
+            connection.set_authorizer(_allow)
             connection.execute("COMMIT")
             if not self.here.waits:
                 connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
@@ -251,7 +250,7 @@ class MailTransaction:
             except sqlite3.OperationalError as error:
                 self.connection.needs_rollback = True  # should the handler catch this
                 raise StorageError from (TimeoutError("others write") if "locked" in str(error) else error)
-            connection.set_authorizer(deny_transactions)
+            connection.set_authorizer(_deny_transactions)
 
     def refuse_undone(self) -> None:
         """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""
@@ -285,6 +284,14 @@ class MailTransaction:
         result = execute(sql, params, many, context)
         self.here.has_written |= servers.has_written(sql, context["cursor"])
         return result
+
+
+def _allow(*arguments: Any) -> int:
+    return sqlite3.SQLITE_OK
+
+
+def _deny_transactions(action: int, *arguments: Any) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
 
 CHECK_INTERVAL = 1e-3  # seconds for which a read trusts that the files are still there
 FORK_PATIENCE = 1.0  # seconds
+BEGIN = "BEGIN IMMEDIATE -- a mail"  # a text of its own: a handler must not find the statement in Python's cache
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Held for each statement outside of a transaction, so that a fork finds these connections at rest.
@@ -170,7 +171,7 @@ class SQLiteStorage(TableStorage):
             here.has_written |= here.connected.total_changes != here.changes_before
             self.keep(here)
             self._watch.check()
-            here.connected.run("COMMIT")
+            here.connected.commit()
             with suppress(OSError, sqlite3.OperationalError):  # others write: next time
                 self._watch.checkpoint(here.connected)
             self._end(here)
@@ -198,7 +199,7 @@ class SQLiteStorage(TableStorage):
         try:
             with _statement, self._failing():
                 self._connection().set_durable(here.durable)
-            self.fetch("BEGIN IMMEDIATE", deadline=deadline)
+            self.fetch(BEGIN, deadline=deadline)
             connection = self._connection()
             connection.is_busy = True
         except BaseException:
@@ -308,7 +309,7 @@ class SQLiteStorage(TableStorage):
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Add what is missing in a new file, or in one of version 0.1. Other workers may start at the same moment."""
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(BEGIN)
         try:
             for name, columns in COLUMNS.items():
                 rowid = "" if name == "outgoing" else "WITHOUT ROWID"
@@ -321,7 +322,7 @@ class SQLiteStorage(TableStorage):
                 tables(connection)
         finally:
             if connection.in_transaction:  # `executescript` has committed
-                connection.execute("COMMIT")
+                connection.commit()
         self._is_open = True
 
     def _drop_connection(self) -> None:
@@ -346,6 +347,10 @@ class Connection(sqlite3.Connection):
     is_busy = False  # from BEGIN until after the checkpoint that may follow the COMMIT
     is_durable = False
     _cursors: "weakref.WeakSet[sqlite3.Cursor] | None" = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.set_authorizer(self._authorize)  # once: each call makes SQLite prepare all statements again
 
     def configure(self) -> None:
         """Set what makes a commit last, and open the -wal."""
@@ -391,7 +396,6 @@ class Connection(sqlite3.Connection):
     def protect(self) -> None:
         """Refuse BEGIN, COMMIT and ROLLBACK from here on; `executescript` and `with connection:` commit as well."""
         self._cursors = weakref.WeakSet()
-        self.set_authorizer(deny_transactions)
         # Where SQLite has rolled back by itself, Python begins a transaction before the next write; that is refused.
         self.isolation_level = "IMMEDIATE"
 
@@ -401,15 +405,10 @@ class Connection(sqlite3.Connection):
             for cursor in list(self._cursors):
                 cursor.close()
             self._cursors = None
-            self.set_authorizer(allow)
 
-
-def deny_transactions(action: int, *arguments: Any) -> int:
-    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
-
-
-def allow(*arguments: Any) -> int:
-    return sqlite3.SQLITE_OK
+    def _authorize(self, action: int, *arguments: Any) -> int:
+        is_refused = action == sqlite3.SQLITE_TRANSACTION and self._cursors is not None
+        return sqlite3.SQLITE_DENY if is_refused else sqlite3.SQLITE_OK
 
 
 def _is_busy(error: Exception) -> bool:

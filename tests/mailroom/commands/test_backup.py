@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from salmon.routing import Router
 
-from mailroom.storage import StorageError, copies, watch
+from mailroom.storage import StorageError, watch
 from mailroom.storage.sqlite import SQLiteStorage
 from tests.mailroom.storage import ENVIRONMENT
 
@@ -121,7 +121,7 @@ def test_backup_is_one_file_that_only_its_owner_can_read(backup, storage):
 
     assert file.stat().st_mode & 0o777 == 0o600
     assert listed(file) == ["states", "states.backup"]
-    with copies.opened(file) as saved:
+    with watch.opened(file) as saved:
         assert saved.execute("SELECT sender, state FROM states").fetchall() == [(ALICE, "SUBSCRIBED")]
         assert saved.execute("SELECT text FROM posts").fetchall() == [("saved",)]
     assert listed(file) == ["states", "states.backup"]
@@ -157,7 +157,7 @@ def test_backup_does_not_wait_for_a_writer(backup, storage):
         transaction.connection.execute("INSERT INTO posts VALUES ('not committed')")
         file = backup()
 
-    with copies.opened(file) as saved:
+    with watch.opened(file) as saved:
         assert saved.execute("SELECT text FROM posts").fetchall() == [("saved",)]
     other.close()
 
@@ -167,7 +167,7 @@ def test_backup_that_fails_leaves_nothing(run, storage, file, monkeypatch, step)
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copies, step, fail)
+    monkeypatch.setattr(watch, step, fail)
 
     refused = run("backup", str(file))
 
@@ -457,7 +457,7 @@ def test_failed_restore_changes_nothing(backup, restore, storage, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copies, "refuse_damaged", fail)
+    monkeypatch.setattr(watch, "refuse_damaged", fail)
 
     assert "No space left on device" in restore(exit_code=1)
     assert list(storage.rows()) == before

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mailroom import outbox
-from mailroom.storage import LOG, SLOW_TRANSACTION, StorageError, Tables, Transaction, copies, failing, handler_name
+from mailroom.storage import LOG, SLOW_TRANSACTION, StorageError, Tables, Transaction, failing, handler_name, watch
 from mailroom.storage.locks import PATIENCE, FairLock, FileLocks, lock_number
 from mailroom.storage.tables import ADD_CHANGED, COLUMNS, TableStorage
 from mailroom.storage.watch import SENDERS, FilesMoved, FileWatch
@@ -96,7 +96,7 @@ class SQLiteStorage(TableStorage):
     def refuse_damaged(self) -> None:
         self.open()
         with self._failing():
-            copies.refuse_damaged(self._connection())
+            watch.refuse_damaged(self._connection())
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the database into the new file `path`, for its owner only, whole or not at all; others may write.
@@ -107,8 +107,8 @@ class SQLiteStorage(TableStorage):
         if os.path.exists(path):
             raise FileExistsError(errno.EEXIST, "it exists already", path)
         self.open()
-        with copies.copied(self._connection(), path) as part:
-            copies.move(part, path)
+        with watch.copied(self._connection(), path) as part:
+            watch.move(part, path)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Bring back what `backup` has saved, all or nothing, also while others use the database.
@@ -118,7 +118,7 @@ class SQLiteStorage(TableStorage):
         if os.path.exists(self.path) and os.path.samefile(path, self.path):
             raise FileExistsError(errno.EEXIST, "it is the database itself", path)
         self._make_folder()
-        with copies.opened(path) as saved, copies.copied(saved, self.path, self._prepare) as part:
+        with watch.opened(path) as saved, watch.copied(saved, self.path, self._prepare) as part:
             self.close()
             try:
                 if not self._watch.replace(part):

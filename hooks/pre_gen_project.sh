@@ -11,9 +11,9 @@ mail_domain={{ written(cookiecutter.mail_domain) }}
 
 # What an application, its tests and its storages depend on: a project of that name would depend on itself.
 DEPENDENCIES=" asgiref backports-datetime-fromisoformat chardet click dj-database-url django dnspython environs \
-    exceptiongroup greenlet html-text hypothesis iniconfig jinja2 lockfile lxml lxml-html-clean markupsafe \
+    exceptiongroup greenlet html-text iniconfig jinja2 lockfile lxml lxml-html-clean markupsafe \
     marshmallow packaging pip pluggy psycopg psycopg-binary pygments pymysql pytest python-daemon python-dotenv \
-    quotequail ruff salmon-mail setuptools sortedcontainers sqlalchemy sqlparse tomli typing-extensions tzdata \
+    quotequail rstr ruff salmon-mail setuptools sqlalchemy sqlparse tomli typing-extensions tzdata \
     whitenoise "
 
 # refuse QUESTION ANSWER RULE EXAMPLE: end the generation; cookiecutter then removes what it made.

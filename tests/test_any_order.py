@@ -45,11 +45,11 @@ def test_state_without_a_way_out_is_found_and_may_be_declared(run):
 
 
 @pytest.mark.cold_start  # in which nothing is imported yet
-def test_any_order_test_can_be_deleted_and_hypothesis_with_it(application):
+def test_any_order_test_can_be_deleted_and_rstr_with_it(application):
     app = application()
     (app.folder / "tests" / "test_any_order.py").unlink()
-    (app.folder / "hypothesis.py").write_text("raise ImportError('hypothesis is not installed')\n")
+    (app.folder / "rstr.py").write_text("raise ImportError('rstr is not installed')\n")
 
-    ran = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    ran = app.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -183,7 +183,7 @@ ALLOWED = {
     "pymysql": ("storage/sqlalchemy.py",),
     "django": ("django/",),
     "pytest": ("testing/",),
-    "hypothesis": ("testing/",),
+    "rstr": ("testing/",),
 }
 
 

@@ -1,4 +1,4 @@
-"""The application keeps its promises in any order of mails and failures. You can delete this test, and hypothesis."""
+"""The application keeps its promises in any order of mails and failures. You can delete this test, and rstr."""
 
 from mailroom.testing.any_order import play_in_any_order
 

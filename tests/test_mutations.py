@@ -217,7 +217,7 @@ PACKAGE = [
     ),
     (CLEARED, "testing/plugin.py", "    Router.clear_states()\n", ""),
     (CLEARED, "storage/joined.py", "            self.database.clear()\n", ""),
-    (ANY_ORDER.format("row that does not wait for the mail"), "testing/any_order.py", "after[1] == own", "True"),
+    (ANY_ORDER.format("row that does not wait for the mail"), "testing/any_order.py", "self.own == own", "True"),
     (ANY_ORDER.format("mail without a note"), "testing/any_order.py", "(result.handlers and data", "(False and data"),
     (
         "testing/test_transcript.py::test_line_that_does_not_hold_is_named_with_what_came_instead",

@@ -161,11 +161,10 @@ class _Conversation(ExitStack):
             rows = {cell: state for cell, state in rows.items() if state != ROUTE_FIRST_STATE}
         self._promise(self.rows == rows, "the stored states are not those that the handlers returned")
         self.own = self._own_tables()
-        after = self.rows, self.own
         if result.refusal:
-            self._promise(after[1] == own, "a mail that was not handled changed an own table")
+            self._promise(self.own == own, "a mail that was not handled changed an own table")
             self._promise(not result.sent, "a mail that was not handled sent something")
-        elif after != before:
+        elif (self.rows, self.own) != before:
             self.kept.add(data)
         return result
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE, Router, salmon_setting
 
@@ -64,11 +65,9 @@ def state_key(module: str, sender: str, to: str | None = None) -> str:
     `ValueError` when the `@state_key_generator` of the module has no key.
     """
     room = mailroom.room.current()
-    message = (
-        mailroom.message.Message(room, None, sender, room.address(to), b"")
-        if to
-        else SimpleNamespace(From=sender.lower())
-    )
+    message: Any = SimpleNamespace(From=sender.lower())
+    if to:
+        message = mailroom.message.Message(room, None, sender, room.address(to), b"")
     try:
         return str(Router.state_key(module, message))
     except Exception as error:

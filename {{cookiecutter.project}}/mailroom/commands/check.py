@@ -31,7 +31,7 @@ OLD_FAILURE = 3600  # seconds of answering 451
 PROBE = "check@localhost"  # the sender of a state that is written and deleted
 
 
-class Problem(Exception):
+class Problem(ValueError):
     """One line that says what is wrong and what to do."""
 
 
@@ -54,7 +54,7 @@ def check(running: bool, as_json: bool) -> None:
         name = look.__name__.replace("_", " ")
         try:
             ok, text = True, look()
-        except Problem as problem:
+        except ValueError as problem:
             ok, text = False, str(problem)
         except SMTPError as error:
             rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
@@ -169,10 +169,7 @@ def relay() -> str:
 def stored_states() -> str:
     """Look for damage, and for stored states without a handler: the server does not start with them."""
     current().storage.refuse_damaged()
-    try:
-        renames = changes(current().storage, current().renamed_states)
-    except ValueError as error:
-        raise Problem(str(error)) from error
+    renames = changes(current().storage, current().renamed_states)
     return f"the next start renames {len(renames)}" if renames else "all have a handler"
 
 

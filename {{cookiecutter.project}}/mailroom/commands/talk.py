@@ -7,15 +7,15 @@ import re
 import sys
 from email.message import Message
 from email.utils import getaddresses
+from types import SimpleNamespace
 from typing import IO, Any, BinaryIO, TextIO
 
 import click
-from salmon.routing import Router, StateStorage
+from salmon.routing import Router
 
 from mailroom.commands.booted import boot, examples
 from mailroom.receiver import MAILBOX
 from mailroom.room import current
-from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.storage.sqlite import SQLiteStorage
 from mailroom.testing import Exchange, Outbox, exchange, make_mail
@@ -78,8 +78,12 @@ def talk(
         settings = boot()
         settings.relay = settings.room.relay = Outbox()
         if states == "copy":
-            stored = settings.room.storage
-            Router.STATE_STORE = JoinedStorage(Copy(stored), stored.in_memory())
+            stored, changed = settings.room.storage, dict[Any, str]()
+            copy = SimpleNamespace(
+                get=lambda *cell: changed.get(cell) or stored.get(*cell),
+                set=lambda key, sender, state: changed.update({(key, sender): state}),
+            )
+            Router.STATE_STORE = JoinedStorage(copy, stored.in_memory())
             if isinstance(stored, SQLiteStorage):  # copy its own tables as well
                 Router.STATE_STORE.database.fill(stored)
     if eml:
@@ -89,20 +93,6 @@ def talk(
     else:
         file: Any = record and click.File("a", encoding="utf-8").convert(record, None, None)
         converse(sender, recipient, Recorder(file) if file else None)
-
-
-class Copy(StateStorage):
-    """The states in `storage`, and changes that do not reach it."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-        self.changed: dict[tuple[str | None, str | None], str] = {}
-
-    def get(self, key: str | None, sender: str | None) -> str | None:
-        return self.changed.get((key, sender)) or self.storage.get(key, sender)
-
-    def set(self, key: str | None, sender: str | None, state: str) -> None:
-        self.changed[key, sender] = state
 
 
 def send(file: BinaryIO, sender: str | None, recipient: str | None) -> None:

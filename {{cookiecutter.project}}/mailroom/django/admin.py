@@ -90,12 +90,7 @@ class MailAdmin(admin.ModelAdmin):
         if len(chosen) > MAX_CHOSEN:
             self.message_user(request, f"At most {MAX_CHOSEN:,} at once; operate.py takes any number.", messages.ERROR)
         elif question and "confirmed" not in request.POST:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": question,
-                "rows": chosen,
-                "action": request.POST["action"],
-            }
+            context = {**self.admin_site.each_context(request), "title": question, "rows": chosen}
             return TemplateResponse(request, "admin/mail_states/confirm.html", context)
         else:
             act(request, DjangoStorage(router.db_for_write(self.model)), chosen)

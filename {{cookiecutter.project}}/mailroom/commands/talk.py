@@ -132,12 +132,15 @@ def converse(sender: str | None, recipient: str | None, recorder: Recorder | Non
             sender = click.prompt("From", sender)
             recipient = click.prompt("To", recipient)
             subject = click.prompt("Subject", "hello")
-            text = ask_for_text()
+            lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
+            while lines != ["Hello."] and lines[-1] != ".":
+                lines.append(click.prompt("", "", prompt_suffix="", show_default=False))
         except click.Abort:
             click.echo()
             return
         address = current().address(recipient)
         headers = [("Subject", subject)] if subject != "hello" else []
+        text = "\n".join(lines).removesuffix("\n.") + "\n"
         try:
             data = make_mail(sender, address, headers, text)
         except ValueError as error:
@@ -149,14 +152,6 @@ def converse(sender: str | None, recipient: str | None, recorder: Recorder | Non
             recorder.record(result, headers, "" if text == "Hello.\n" else text)
         replies = [mail for to, mail in result.sent if not to]
         recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
-
-
-def ask_for_text() -> str:
-    """Ask for lines up to one that is a dot, and return them; an empty first line means the default text."""
-    lines = [click.prompt("Text, up to a line with a dot", "Hello.")]
-    while lines != ["Hello."] and lines[-1] != ".":
-        lines.append(click.prompt("", "", prompt_suffix="", show_default=False))
-    return "\n".join(lines).removesuffix("\n.") + "\n"
 
 
 def show(result: Exchange) -> None:

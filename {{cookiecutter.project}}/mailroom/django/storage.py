@@ -103,7 +103,10 @@ class DjangoStorage(TableStorage):
             with self._connected() as connection:
                 mail = here.connected = MailTransaction(self, here, connection, number)
             yield
-            mail.run_after_commit()
+            if mail.after_commit:
+                # What handlers gave to `on_commit`. The mail is handled, so what fails is only logged: it is "robust".
+                connection.run_on_commit = [(*hook[:2], True) for hook in mail.after_commit]
+                connection.run_and_clear_commit_hooks()
         finally:
             _renew()
 
@@ -111,11 +114,19 @@ class DjangoStorage(TableStorage):
         return here.connected.connection
 
     def commit(self, here: Transaction) -> None:
-        with self._connected():
-            here.connected.refuse_undone()
+        with self._connected() as connection:
+            if here.savepoint is not None:
+                connection.savepoint_commit(here.savepoint)
+            if connection.needs_rollback:
+                raise DatabaseError("an error within the transaction was caught, and the database undoes all of it")
+            if connection.vendor == "postgresql" and here.has_written:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
             self.keep(here)
             mail, here.connected = here.connected, None
-            mail.commit()
+            if mail.is_outermost:
+                mail.after_commit, connection.run_on_commit = connection.run_on_commit, []
+            mail.stack.close()
 
     def rollback(self, here: Transaction) -> None:
         if here.connected is not None:
@@ -251,27 +262,6 @@ class MailTransaction:
                 self.connection.needs_rollback = True  # should the handler catch this
                 raise StorageError from (TimeoutError("others write") if "locked" in str(error) else error)
             connection.set_authorizer(_deny_transactions)
-
-    def refuse_undone(self) -> None:
-        """Raise `django.db.Error` when what the handlers did cannot be committed: the database has undone some of it."""
-        if self.here.savepoint is not None:
-            self.connection.savepoint_commit(self.here.savepoint)
-        if self.connection.needs_rollback:
-            raise DatabaseError("an error within the transaction was caught, and the database undoes all of it")
-        if self.connection.vendor == "postgresql" and self.here.has_written:
-            with self.connection.cursor() as cursor:
-                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Django's wait for the commit otherwise
-
-    def commit(self) -> None:
-        if self.is_outermost:
-            self.after_commit, self.connection.run_on_commit = self.connection.run_on_commit, []
-        self.stack.close()
-
-    def run_after_commit(self) -> None:
-        """Run what handlers gave to `transaction.on_commit`. The mail is handled, so what fails is only logged."""
-        if self.after_commit:
-            self.connection.run_on_commit = [(*hook[:2], True) for hook in self.after_commit]  # robust, as Django says
-            self.connection.run_and_clear_commit_hooks()
 
     def _execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         if self.is_ours:

@@ -151,7 +151,7 @@ def converse(sender: str | None, recipient: str | None, recorder: Recorder | Non
         if recorder:
             recorder.record(result, headers, "" if text == "Hello.\n" else text)
         replies = [mail for to, mail in result.sent if not to]
-        recipient = next((str(mail["Reply-To"] or mail["From"]) for mail in reversed(replies)), recipient)
+        recipient = next((mail["Reply-To"] or mail["From"] for mail in reversed(replies)), recipient)
 
 
 def show(result: Exchange) -> None:

@@ -29,7 +29,7 @@ from mailroom.room import current
 from mailroom.storage import Storage
 from mailroom.storage.joined import JoinedStorage
 from mailroom.testing import Exchange, Move, exchange, make_mail
-from mailroom.testing.transcript import Difference, Recorder, Transcript, text_of
+from mailroom.testing.transcript import Difference, Recorder, Transcript
 
 TRANSCRIPTS = Path("tests/conversations")
 SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
@@ -141,7 +141,7 @@ class _Conversation(ExitStack):
         elif not result.refusal and result.note != "handled before":
             self._promise(result.handlers, "a mail was answered 250 and reached no handler")
         for to, reply in result.sent:
-            text = f"{reply['Reply-To']} {reply['From']} {text_of(reply)}"
+            text = f"{reply['Reply-To']} {reply['From']} {reply.text}"
             if not to and (found := re.findall(rf"[\w.+-]+@{re.escape(current().domain)}\b", text)):
                 self.replied[sender] = list(dict.fromkeys([*self.replied.get(sender, []), *found]))
         return result

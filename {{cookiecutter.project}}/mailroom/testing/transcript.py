@@ -18,12 +18,12 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from email.message import EmailMessage
 from typing import TextIO
 
 import click
 
-from mailroom import parts, room
+from mailroom import room
+from mailroom.message import Message
 from mailroom.testing import Exchange, exchange, make_mail, state_at
 from mailroom.text import one_line
 
@@ -138,21 +138,21 @@ class Transcript:
         if sent or (result.refusal and not any(REFUSAL.fullmatch(line.text) for line in mail.expected)):
             raise self._differs(mail.line, result)
 
-    def _compare_reply(self, line: Line, to: str, reply: EmailMessage, result: Exchange, names: Names) -> None:
+    def _compare_reply(self, line: Line, to: str, reply: Message, result: Exchange, names: Names) -> None:
         wanted_to, _, first = line.text.partition("<-")
         if not _matches(wanted_to.strip(), to, names):
             raise self._differs(line, result)
         headers, text = self._headers_and_text([Line(line.number, first), *line.below] if first else line.below)
         for place, name, value in headers:
-            actual = [one_line(str(header)) for header in reply.get_all(name, [])]
+            actual = [header for other, header in reply.base.items() if other.lower() == name.lower()]
             if not any(_matches(value, header, names) for header in actual):
                 if place.number == line.number:  # this is probably another reply: show all of it
                     raise self._differs(line, result)
                 raise self._differs(place, result, [f"{name}: {header}" for header in actual])
-        rest = iter(text_of(reply).splitlines())
+        rest = iter(reply.text.splitlines())
         for wanted in text:
             if wanted.text and not any(_matches(wanted.text.strip(), actual.strip(), names) for actual in rest):
-                raise self._differs(wanted, result, text_of(reply).splitlines())
+                raise self._differs(wanted, result, reply.text.splitlines())
 
     def _broken(self, line: Line, why: str) -> Difference:
         return Difference(f"{self.name}, line {line.number}: {line.text.strip()!r} {why}")
@@ -183,7 +183,7 @@ class Recorder:
         lines += textwrap.indent("\n" + text, "    ").splitlines() if text else []
         for _, mail in result.sent:
             if mail["Reply-To"]:
-                self._names.setdefault(str(mail["Reply-To"]), f"{{reply_to_{len(self._names) + 1}}}")
+                self._names.setdefault(mail["Reply-To"], f"{{reply_to_{len(self._names) + 1}}}")
         for line in outcome(result):
             header, _, value = line.rpartition(": ")
             lines.append(f"{header}: {self._names[value]}" if value in self._names else line)
@@ -198,19 +198,14 @@ def outcome(result: Exchange, length: int = 0) -> list[str]:
     for to, mail in result.sent:
         lines.append(one_line(f"{to} <- Subject: {mail['Subject'] or ''}"))
         if mail["Reply-To"]:
-            lines.append(f"   Reply-To: {one_line(str(mail['Reply-To']))}")
-        text = [f"   {one_line(line)}" for line in text_of(mail).splitlines() if line.strip()]
+            lines.append(f"   Reply-To: {mail['Reply-To']}")
+        text = [f"   {one_line(line)}" for line in mail.text.splitlines() if line.strip()]
         lines += ["", *text[:length]] if length else []
     if result.after:
         lines.append(f"[{result.after}]")
     if result.note:
         lines.append(f"# {one_line(result.note)}")
     return lines
-
-
-def text_of(mail: EmailMessage) -> str:
-    """Return the text that a person sees in a mail."""
-    return "".join(map(parts.text, parts.texts_and_files(mail)[0]))
 
 
 def _fill(text: str, names: Names) -> str:

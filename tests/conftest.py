@@ -24,7 +24,11 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_xdist_setupnodes():
-    """Let pytest keep what it makes of these tests and of Hypothesis, a plugin: else it takes 4 s in each process."""
+    """Make once for all processes what takes seconds to make.
+
+    That is the Python that forks, and what pytest makes of these tests and of Hypothesis, a plugin.
+    """
+    warm.start()
     sys.dont_write_bytecode = False
     import hypothesis.stateful  # noqa: F401
 

@@ -11,6 +11,8 @@ import importlib
 import json
 import os
 import runpy
+import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ LIBRARIES = """
     django.db.backends.sqlite3.base django.db.migrations.executor django.contrib.staticfiles.finders
     django.template.defaulttags django.views.debug pytest hypothesis.stateful
 """.split()
+ADDRESS = "WARM_PYTHON"  # the environment variable with the address of the Python that forks
 # Variables that a new Python reads, of which only PYTHONPATH does something here.
 READ_AT_START = ("PYTHON", "LC_", "LANG")
 
@@ -48,11 +51,11 @@ class Process:
         self.args = command
         self.returncode = None
         files = [file if isinstance(file, int) else file.fileno() for file in (stdin, stdout, stderr)]
-        self.pid = _server().ask({"command": [*map(str, command[1:])], "cwd": str(cwd), "env": env}, files)
+        self.pid = _ask({"command": [*map(str, command[1:])], "cwd": str(cwd), "env": env}, files)
 
     def poll(self):
         if self.returncode is None:
-            self.returncode = _server().ask({"wait": self.pid})
+            self.returncode = _ask({"wait": self.pid})
         return self.returncode
 
     def wait(self, timeout=None):
@@ -111,15 +114,13 @@ def run(command, cwd, env, input="", timeout=120):
         return subprocess.CompletedProcess(command, process.returncode, stdout.read().decode(), stderr.read().decode())
 
 
-class _Server:
-    """The Python that forks, one for each process of pytest; it ends when that closes `channel`."""
+class _Connection:
+    """This process's connection to the Python that forks."""
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.channel, other = socket.socketpair()
-        with other:
-            command = [sys.executable, __file__, str(other.fileno())]
-            self.process = subprocess.Popen(command, pass_fds=[other.fileno()])
+        self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.connect(os.environ[ADDRESS])
         self.lines = self.channel.makefile("rw")
 
     def ask(self, request, files=()):
@@ -129,40 +130,72 @@ class _Server:
             return json.loads(self.lines.readline())
 
 
-@functools.cache
-def _server():
-    return _Server()
+_connection = functools.cache(_Connection)
+_started = []  # the Python that forks, when this process has started it
+
+
+def _ask(request, files=()):
+    if ADDRESS not in os.environ:
+        start()
+    return _connection().ask(request, files)
+
+
+def start():
+    """Start the Python that forks, for this process and all that it starts; it ends when this one does."""
+    os.environ[ADDRESS] = f"{tempfile.mkdtemp(prefix='warm-')}/socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.environ[ADDRESS])
+        listener.listen()
+        number = listener.fileno()
+        command = [sys.executable, __file__, str(number)]
+        _started.append(subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number]))
 
 
 def end():
-    """End the Python that forks, if there is one; what it has started goes on."""
-    if _server.cache_info().currsize:
-        _server().channel.shutdown(socket.SHUT_RDWR)
-        _server().process.wait()
+    """End the Python that forks, if this process has started it; what that has started goes on."""
+    for process in _started:
+        process.stdin.close()
+        process.wait()
+        shutil.rmtree(Path(os.environ.pop(ADDRESS)).parent)
+    _started.clear()
 
 
-def _serve(channel):
-    """Start programs until the channel is closed; return in each of them what it is to run."""
-    lines = channel.makefile("rw")
+def _serve(listener):
+    """Start programs until the standard input is closed; return in each of them what it is to run."""
+    lines = {}  # of each connection
     while True:
-        first, files, *_ = socket.recv_fds(channel, 1, 3)
-        if not first:
+        ready, _, _ = select.select([0, listener, *lines], [], [])
+        if 0 in ready:
             os._exit(0)
-        request = json.loads(lines.readline())
-        if "wait" in request:
-            process, status = os.waitpid(request["wait"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if process else None
-        else:
-            answer = os.fork()
-            if answer == 0:
-                break
-            for file in files:
-                os.close(file)
-        print(json.dumps(answer), file=lines, flush=True)
-    os.close(channel.detach())
+        for channel in ready:
+            if channel is listener:
+                channel, _ = listener.accept()
+                lines[channel] = channel.makefile("rw")
+                continue
+            first, files, *_ = socket.recv_fds(channel, 1, 3)
+            if not first:
+                lines.pop(channel).close()
+                channel.close()
+                continue
+            request = json.loads(lines[channel].readline())
+            if "wait" in request:
+                process, status = os.waitpid(request["wait"], os.WNOHANG)
+                answer = os.waitstatus_to_exitcode(status) if process else None
+            else:
+                answer = os.fork()
+                if answer == 0:
+                    last = max(file.detach() for file in (listener, *lines))
+                    return _prepare(request, files, max(last, *files))
+                for file in files:
+                    os.close(file)
+            print(json.dumps(answer), file=lines[channel], flush=True)
+
+
+def _prepare(request, files, last):
+    """Give this process the files, the folder and the environment of its program; return what it is to run."""
     for number, file in enumerate(files):
         os.dup2(file, number)
-    os.closerange(3, max(files) + 1)
+    os.closerange(3, last + 1)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

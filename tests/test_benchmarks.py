@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests import warm
 from tests.baking import TEMPLATE, without_pytest
 
 PARTS = {
@@ -28,8 +29,7 @@ PARTS = {
 def test_benchmark_runs_and_prints(part, tmp_path):
     charts = tmp_path / "charts"
     command = [sys.executable, "-m", "benchmarks", part, "--quick", "--folder", str(tmp_path), "--charts", str(charts)]
-    environment = without_pytest(os.environ)
-    done = subprocess.run(command, cwd=TEMPLATE, env=environment, capture_output=True, text=True, timeout=280)
+    done = warm.run(command, TEMPLATE, without_pytest(os.environ), timeout=280)
 
     assert done.returncode == 0, done.stderr
     for text in PARTS[part]:

@@ -2,12 +2,10 @@
 
 import ast
 import dbm
-import fcntl
 import os
 import shelve
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from salmon import routing
@@ -15,6 +13,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from mailroom.storage import StoredRow, failing
 from mailroom.storage.joined import JoinedStorage
+from mailroom.storage.locks import FileLocks
 
 
 class ShelveStorage(JoinedStorage):
@@ -27,7 +26,7 @@ class ShelveStorage(JoinedStorage):
     ASCII: 554 for any other.
     """
 
-    _lock_file: int | None = None
+    _locked_by = 0  # the process that has locked it
     _was_open = False
 
     def __init__(self, path: str | os.PathLike[str], protected: bool = False) -> None:
@@ -35,6 +34,7 @@ class ShelveStorage(JoinedStorage):
         self.path = self.states.database_path
         self.protected = protected
         self._shown = os.fspath(path)
+        self._file = FileLocks(f"{self.path}.lock")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
@@ -45,9 +45,9 @@ class ShelveStorage(JoinedStorage):
 
     def close(self) -> None:
         """Release the shelf for another process."""
-        file, self._lock_file = self._lock_file, None
-        if file is not None:
-            os.close(file)
+        if self._locked_by == os.getpid():
+            self._file.release(0)
+        self._locked_by = 0
 
     def clear(self) -> None:
         self.refuse_when_protected()
@@ -87,16 +87,12 @@ class ShelveStorage(JoinedStorage):
                 yield shelf
 
     def _lock(self) -> None:
-        if self._lock_file is None:
-            Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
+        if self._locked_by != os.getpid():
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            if not self._file.acquire(0):
                 rule = "another process has this shelf open, and a shelf is for one process; stop that one first"
-                raise BlockingIOError(rule) from None
-            self._lock_file = file
+                raise BlockingIOError(rule)
+            self._locked_by = os.getpid()
         if not self._was_open:
             dbm.open(self.path, "c", 0o600).close()
             self._was_open = True

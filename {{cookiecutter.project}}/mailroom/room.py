@@ -279,10 +279,10 @@ def _refuse_without_handler(message: Message, handlers: list[Callable[..., objec
     finds the mail; 550 where other addresses have it, and no stateless handler is here.
     """
     stateful = [handler for handler in handlers if not salmon_setting(handler, "stateless")]
-    if not stateful or any(Router.in_state(handler, message) for handler in stateful):
+    states = {module: Router.get_state(module, message) for module in {it.__module__: None for it in stateful}}
+    if not stateful or any(handler.__name__ == states[handler.__module__] for handler in stateful):
         return
-    for module in {handler.__module__: None for handler in stateful}:
-        state = Router.get_state(module, message)
+    for module, state in states.items():
         reason = LookupError(f"nothing in {module} takes mail for {message.To} of a sender in {state}")
         if not known.has_handler(Router.state_key(module, message), state):
             raise SMTPError(451, "4.3.0 No handler fits the state of the sender") from reason

@@ -97,24 +97,22 @@ def changes(storage: Storage, renames: Mapping[str, str]) -> list[tuple[Row, tup
     """Return `(row, (new key, new state))` for each row that `rename` changes; arguments and errors are the same."""
     if all(has_handler(key, state) for key, state in storage.kinds()):
         return []
-    lost: Counter[str] = Counter()
-    renamed, moved = [], set()
+    renamed: dict[Any, tuple[Row, tuple[str | None, str]]] = {}
     for key, sender, state in storage:
-        if has_handler(key, state):
-            continue
-        new_key, new_state = _follow(key, state, renames)
-        if new_key != key:
-            if (new_key, sender) in moved or storage.get(new_key, sender) != ROUTE_FIRST_STATE:
+        if not has_handler(key, state):
+            new_key, new_state = _follow(key, state, renames)
+            place = new_key, sender
+            if place in renamed or new_key != key and storage.get(*place) != ROUTE_FIRST_STATE:
                 raise ValueError(f"{sender} has a state under {new_key} already; set the one under {key} to START")
-            moved.add((new_key, sender))
-        renamed.append(((key, sender, state), (new_key, new_state)))
-        if not has_handler(new_key, new_state):
-            lost[f"{(key or '').partition(':')[0]}.{state}"] += 1
+            renamed[place] = (key, sender, state), (new_key, new_state)
+    lost = Counter(
+        f"{(key or '').partition(':')[0]}.{state}" for (key, _, state), new in renamed.values() if not has_handler(*new)
+    )
     if lost:
         numbers = ", ".join(f"{name} ({number})" for name, number in sorted(lost.items()))
         example = {min(lost).rpartition(".")[2]: ROUTE_FIRST_STATE}
         raise ValueError(f"stored states have no handler: {numbers}; for example renamed_states = {example}")
-    return renamed
+    return list(renamed.values())
 
 
 def _follow(key: str | None, state: str, renames: Mapping[str, str]) -> tuple[str | None, str]:

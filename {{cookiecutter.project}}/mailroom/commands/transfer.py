@@ -19,7 +19,6 @@ from mailroom.storage import Row, Storage
 FIELDS = "key", "sender", "state"
 KINDS: Any = (str, type(None)), (str, type(None)), str
 EXAMPLE = "app.handlers.subscription:news", "alice@people.example", "SUBSCRIBED"
-MAX_LINE = 1 << 20  # octets
 
 
 @click.command()
@@ -97,8 +96,7 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
 
 def rows(file: BinaryIO) -> Iterator[Row]:
     """Yield the `(key, sender, state)` rows in the lines of a binary file; raise `ValueError` for any other line."""
-    lines = iter(lambda: file.readline(MAX_LINE), b"")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file, start=1):
         try:
             fields = json.loads(line)
             row = tuple(map(fields.pop, FIELDS))

@@ -281,7 +281,6 @@ def test_bad_value_ends_the_process_with_one_line(read, name, value):
 
 
 def test_value_is_used_in_its_usual_form(read):
-    assert read("MAIL_DOMAIN", "EXAMPLE.com") == "example.com"
     assert read("LISTS", " News , dev ") == ["news", "dev"]
     assert read("RECEIVER_PORT", "25") == 25
     assert read("RELAY_TLS", "Yes") is True

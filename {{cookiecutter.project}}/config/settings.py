@@ -3,18 +3,19 @@
 RECEIVER_PORT=8900 salmon start
 """
 
-from mailroom.settings import KEY, LOGIN, NAMES, TEXT, Env, validate
+from mailroom.settings import ADDRESS, DOMAIN, HOST, KEY, LOGIN, NAMES, TEXT, Env, validate
 
 env = Env()
 
 # The domain whose mail the application takes, and the lists in it. Any other address is refused with 550.
-# % if cookiecutter.mail_domain | length > 77
-mail_domain = env.domain(
+# % if cookiecutter.mail_domain | length > 63
+mail_domain = env.str(
     "MAIL_DOMAIN",
     "{{ cookiecutter.mail_domain | lower }}",
+    validate=DOMAIN,
 )
 # % else
-mail_domain = env.domain("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}")
+mail_domain = env.str("MAIL_DOMAIN", "{{ cookiecutter.mail_domain | lower }}", validate=DOMAIN)
 # % endif
 lists = env.list(
     "LISTS",
@@ -29,13 +30,13 @@ lists = env.list(
 )
 
 # Incoming mail.
-receiver_host = env.host("RECEIVER_HOST", "127.0.0.1")
+receiver_host = env.str("RECEIVER_HOST", "127.0.0.1", validate=HOST)
 receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
 max_message_size = env.int("MAX_MESSAGE_SIZE", 10 * 1024 * 1024, validate=validate.Range(1024, 2**31 - 1))  # octets
 handler_threads = env.int("HANDLER_THREADS", 20, validate=validate.Range(0, 1000))  # for handlers marked @nolocking
 
 # Outgoing mail. Set a password in RELAY_PASSWORD or in .env, never in this file.
-relay_host = env.host("RELAY_HOST", "127.0.0.1")
+relay_host = env.str("RELAY_HOST", "127.0.0.1", validate=HOST)
 relay_port = env.int("RELAY_PORT", 8825, validate=validate.Range(1, 65535))
 relay_username = env.str("RELAY_USERNAME", "", validate=LOGIN)
 relay_password = env.str("RELAY_PASSWORD", "", validate=LOGIN)
@@ -58,7 +59,7 @@ state_database = env.str("STATE_DATABASE", "{{ cookiecutter.__state_database }}"
 secret_key = env.str("SECRET_KEY", "", validate=KEY)
 
 # Who gets the mail to postmaster@ and abuse@: an address outside of `mail_domain`.
-postmaster = env.address("POSTMASTER", "{{ cookiecutter.__postmaster }}", outside=mail_domain)
+postmaster = env.str("POSTMASTER", "{{ cookiecutter.__postmaster }}", validate=ADDRESS(outside=mail_domain))
 
 # The modules with handlers.
 handlers = env.list("HANDLERS", ["app.handlers.subscription", "app.handlers.postmaster"], subcast=str.strip)

@@ -1,10 +1,8 @@
 """Read settings from the environment and from `.env`; end the process with one line for an invalid value.
 
-    env = Env()
-    receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
-    env.seal()
-
-`Env` has the methods of `environs.Env`, and `domain`, `host` and `address`.
+env = Env()
+receiver_port = env.int("RECEIVER_PORT", 8823, validate=validate.Range(0, 65535))
+env.seal()
 """
 
 import ipaddress
@@ -15,12 +13,11 @@ from typing import Any, NoReturn
 
 import environs
 from environs import ValidationError, validate
-from marshmallow import fields
 
-__all__ = ["KEY", "LOGIN", "NAMES", "TEXT", "Env", "refuse", "validate"]
+__all__ = ["ADDRESS", "DOMAIN", "HOST", "KEY", "LOGIN", "NAMES", "TEXT", "Env", "refuse", "validate"]
 
 KEY_LENGTH = 32  # characters of a signing key
-HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE)
 LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")
 PRINTABLE = r"[^\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
@@ -37,8 +34,6 @@ class Env(environs.Env):
     def __init__(self) -> None:
         testing = "PYTEST_VERSION" in os.environ
         super().__init__(eager=False, prefix="TEST_" if testing else None)
-        for kind in (Domain, Host, Address):
-            self.add_parser_from_field(kind.__name__.lower(), kind)
         if not testing:
             try:
                 self.read_env(".env", recurse=False)
@@ -81,52 +76,39 @@ class Env(environs.Env):
         refuse(name, value, rule)
 
 
-class Domain(fields.String):
-    """A host name (RFC 1123, section 2.1), in small letters."""
-
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
-        name: str = super()._deserialize(value, *arguments, **options)
-        if not HOST.match(name):
-            raise ValidationError("must be a host name")
-        return name.lower()
-
-
-class Host(Domain):
-    """A host name or an IP address."""
-
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return str(ipaddress.ip_address(str(value)))
-        except ValueError:
-            return super()._deserialize(value, *arguments, **options)
-
-
-class Address(fields.String):
-    """A mail address (RFC 5322, section 3.4.1), in any domain but `outside`."""
-
-    def __init__(self, outside: str = "", **options: Any) -> None:
-        super().__init__(**options)
-        self.outside = (outside or "").lower()
-
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
-        text: str = super()._deserialize(value, *arguments, **options)
-        local_part, _, host = text.rpartition("@")
-        example = "root@localhost" if self.outside != "localhost" else "root@localhost.localdomain"
-        if not (LOCAL_PART.match(local_part) and HOST.match(host)):
-            raise ValidationError(f"must be a mail address; for example {example}")
-        if host.lower() == self.outside:
-            rule = f"must be an address outside of {self.outside}, or mail to it would come back"
-            raise ValidationError(f"{rule}; for example {example}")
-        return f"{local_part}@{host.lower()}"
-
-
-# One line of text; a user name or password that `smtplib` can send, or none; a signing key, or none.
+# A host name (RFC 1123, section 2.1); one line of text; a user name or password that `smtplib` can send, or none; a
+# signing key, or none.
+DOMAIN = validate.Regexp(HOST_NAME, error="must be a host name")
 TEXT = validate.Regexp(rf"{PRINTABLE}+\Z", error="must be printable text")
 LOGIN = validate.Regexp(r"[ -~]*\Z", error="must be printable ASCII; for example news")
 KEY = validate.Regexp(
     rf"({PRINTABLE}{{{KEY_LENGTH},}})?\Z",
     error=f"must be at least {KEY_LENGTH} characters of printable text; for example what `openssl rand -hex 32` prints",
 )
+
+
+def HOST(text: str) -> None:
+    """Refuse a text that is neither a host name nor an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        DOMAIN(text)
+
+
+def ADDRESS(outside: str | None) -> Any:
+    """Return a validator for a mail address (RFC 5322, section 3.4.1) in any domain but `outside`."""
+    outside = (outside or "").lower()
+    example = "root@localhost" if outside != "localhost" else "root@localhost.localdomain"
+
+    def check(text: str) -> None:
+        local_part, _, host = text.rpartition("@")
+        if not (LOCAL_PART.match(local_part) and HOST_NAME.match(host)):
+            raise ValidationError(f"must be a mail address; for example {example}")
+        if host.lower() == outside:
+            rule = f"must be an address outside of {outside}, or mail to it would come back"
+            raise ValidationError(f"{rule}; for example {example}")
+
+    return check
 
 
 def NAMES(pattern: str, rule: str) -> Any:

@@ -95,7 +95,7 @@ class Server:
         name = f"states_{secrets.token_hex(6)}"
         with self.connect() as connection:
             connection.execute("DO $$ BEGIN CREATE ROLE mail LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
-            connection.execute(f"CREATE DATABASE {name} OWNER mail")
+            connection.execute(f"CREATE DATABASE {name} OWNER mail STRATEGY file_copy")
         return self.url(name, "mail")
 
     def promote(self):

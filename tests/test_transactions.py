@@ -271,7 +271,7 @@ def test_four_workers_under_kill_lose_no_mail_and_handle_none_twice(ledger, stat
             sending = [pool.submit(send_all, sender) for sender in senders]
             try:
                 for _ in range(6):
-                    time.sleep(random.uniform(0.05, 0.4))
+                    time.sleep(random.uniform(0.02, 0.2))
                     worker = random.choice(workers)
                     worker.kill()
                     worker.start()

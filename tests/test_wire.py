@@ -495,6 +495,7 @@ def set_in(app, module, name, value):
     module = app.folder / "mailroom" / f"{module}.py"
     text, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", module.read_text(), flags=re.MULTILINE)
     assert changed == 1
+    module.unlink()  # other applications have the same file; see `baking.copy`
     module.write_text(text)
 
 

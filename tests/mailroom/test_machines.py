@@ -3,7 +3,7 @@
 import pytest
 
 from mailroom.loops import PARTS, SENDER, SIGNS, Machines
-from mailroom.testing import assert_in_state, receive, receive_data
+from mailroom.testing import assert_in_state, receive
 from tests.mailroom.trial_list import CONFIRMING, START
 
 ALICE = "alice@people.example"
@@ -97,13 +97,13 @@ PEOPLE = {
 
 @pytest.mark.parametrize(("sender", "mail"), AUTOMATED.values(), ids=list(AUTOMATED))
 def test_machine_gets_no_reply_and_no_state(sender, mail):
-    assert receive_data(sender, "news-subscribe", mail.encode()) == []
+    assert receive(sender, "news-subscribe", mail.encode()) == []
     assert_in_state(START, sender, "news")
 
 
 @pytest.mark.parametrize("mail", PEOPLE.values(), ids=list(PEOPLE))
 def test_person_gets_an_answer(mail):
-    assert len(receive_data(ALICE, "news-subscribe", mail.encode())) == 1
+    assert len(receive(ALICE, "news-subscribe", mail.encode())) == 1
     assert_in_state(CONFIRMING, ALICE, "news")
 
 
@@ -125,4 +125,4 @@ def test_hostile_headers_take_no_time():
     names = ("From", "Sender", "Subject", "Auto-Submitted", "X-Auto-Response-Suppress")
     mail = "".join(f"{name}: {value}\n" for name in names) + "\n"
 
-    assert receive_data(ALICE, "news", mail.encode()) == []
+    assert receive(ALICE, "news", mail.encode()) == []

@@ -10,7 +10,7 @@ from salmon.server import SMTPError
 
 from mailroom.message import read
 from mailroom.relay import _stuffed
-from mailroom.testing import receive_data
+from mailroom.testing import receive
 
 ALICE = "alice@people.example"
 NESTED = b"Content-Type: multipart/mixed; boundary=b%d%s\n\n--b%d\n"
@@ -56,7 +56,7 @@ def test_text_may_look_like_parts_of_a_mail(reading, line):
     ],
 )
 def test_space_before_a_colon_does_not_hide_automated_mail(header):
-    assert receive_data(ALICE, "news-subscribe", f"{header}\n\nHello.\n".encode()) == []
+    assert receive(ALICE, "news-subscribe", f"{header}\n\nHello.\n".encode()) == []
 
 
 @pytest.mark.parametrize(

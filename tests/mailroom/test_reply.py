@@ -9,7 +9,7 @@ import jinja2
 import pytest
 
 from mailroom.message import read
-from mailroom.testing import receive, receive_data
+from mailroom.testing import receive
 
 ALICE = "alice@people.example"
 
@@ -27,7 +27,7 @@ def test_reply_refers_to_the_mail_that_it_answers(sent):
 def test_long_references_lose_their_beginning():
     references = [f"<{'x' * 100}.{number}@a.example>" for number in range(30)]
     data = f"Message-ID: <31@a.example>\nReferences: {' '.join(references)}\n\nHello.\n".encode()
-    (reply,) = receive_data(ALICE, "news", data)
+    (reply,) = receive(ALICE, "news", data)
 
     assert reply["References"].split() == [*references[-5:], "<31@a.example>"]
 

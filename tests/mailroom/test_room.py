@@ -5,7 +5,7 @@ from salmon.routing import Router, route
 from salmon.server import SMTPError
 
 from mailroom.storage import Storage
-from mailroom.testing import assert_in_state, put_in_state, receive, receive_data
+from mailroom.testing import assert_in_state, put_in_state, receive
 from tests.mailroom import trial_list
 from tests.mailroom.trial_list import CONFIRMING, START, SUBSCRIBED
 
@@ -103,7 +103,7 @@ def test_automated_mail_gets_no_reply_and_changes_no_state(headers):
 
 def test_report_gets_no_reply_whoever_sends_it():
     report = b"Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\n\nNo.\n--b--\n"
-    assert receive_data("mta@people.example", "news-subscribe", report) == []
+    assert receive("mta@people.example", "news-subscribe", report) == []
     assert_in_state(START, "mta@people.example", "news")
 
 
@@ -157,7 +157,7 @@ def test_same_mail_is_handled_once(room, sent):
 
 def test_same_text_without_message_id_is_two_mails(sent):
     for _ in range(2):
-        receive_data(ALICE, "news-subscribe", b"Subject: hello\n\nHello.\n")
+        receive(ALICE, "news-subscribe", b"Subject: hello\n\nHello.\n")
     assert len(sent) == 2
 
 

@@ -4,7 +4,7 @@ import pytest
 from salmon.server import SMTPError
 
 from config import settings
-from mailroom.testing import receive, receive_data
+from mailroom.testing import receive
 
 MAIL = b"From: carol@people.example\nSubject: help\n\n.a line with a dot\nK\xc3\xb6ln\n"
 
@@ -12,7 +12,7 @@ MAIL = b"From: carol@people.example\nSubject: help\n\n.a line with a dot\nK\xc3\
 @pytest.mark.parametrize("role", ["postmaster", "abuse", "Postmaster"])
 @pytest.mark.parametrize("sender", ["carol@people.example", ""])
 def test_mail_to_a_role_is_forwarded_unchanged(role, sender):
-    receive_data(sender, role, MAIL)
+    receive(sender, role, MAIL)
 
     (sent,) = settings.relay.sent
     assert sent.recipients == (settings.postmaster,)

@@ -4,7 +4,7 @@ import pytest
 from salmon.routing import Router
 from salmon.server import SMTPError
 
-from mailroom.testing import assert_in_state, put_in_state, receive, receive_data
+from mailroom.testing import assert_in_state, put_in_state, receive
 from tests.mailroom.trial_list import CONFIRMING, POSTMASTER, START, SUBSCRIBED
 
 ALICE = "alice@people.example"
@@ -26,8 +26,8 @@ def test_receive_takes_headers_with_underscores():
     assert_in_state(START, ALICE, "news")
 
 
-def test_receive_data_takes_octets(sent):
-    receive_data("", "postmaster", b"Subject: hello\n\ncaf\xc3\xa9\n")
+def test_receive_takes_the_octets_of_a_whole_mail(sent):
+    receive("", "postmaster", b"Subject: hello\n\ncaf\xc3\xa9\n")
 
     assert sent[0].recipients == (POSTMASTER,)
     assert sent[0].data.endswith(b"\r\nSubject: hello\r\n\r\ncaf\xc3\xa9\r\n")

@@ -27,7 +27,7 @@ from mailroom.message import Message, read
 from mailroom.relay import Relay
 from mailroom.room import current
 
-__all__ = ["Outbox", "assert_in_state", "put_in_state", "receive", "receive_data"]
+__all__ = ["Outbox", "assert_in_state", "put_in_state", "receive"]
 
 PEER = ("127.0.0.1", 0)
 Handler = Callable[..., object]
@@ -47,23 +47,18 @@ class Outbox(Relay):
         self.sent.append(envelope)
 
 
-def receive(sender: str, recipient: str, text: str = "Hello.\n", **headers: str) -> list[EmailMessage]:
+def receive(sender: str, recipient: str, text: str | bytes = "Hello.\n", **headers: str) -> list[EmailMessage]:
     """Handle a mail as the receiver does, and return the mails that this sends as `EmailMessage`s.
 
-    `recipient` may omit the domain. A header is an argument such as `Auto_Submitted="no"`. Raises what the handler
-    raises, and `salmon.server.SMTPError` when the mail is refused.
+    `recipient` may omit the domain. A header is an argument such as `Auto_Submitted="no"`. In the place of `text`, octets
+    are the whole mail. Raises what the handler raises, and `salmon.server.SMTPError` when the mail is refused.
     """
-    recipient = current().address(recipient)
+    here: Any = current()  # its relay is an `Outbox`
+    recipient, before = here.address(recipient), len(here.relay.sent)
     named = [(name.replace("_", "-"), value) for name, value in headers.items()]
-    return receive_data(sender, recipient, make_mail(sender, recipient, named, text))
-
-
-def receive_data(sender: str, recipient: str, data: bytes) -> list[EmailMessage]:
-    """Handle the octets of a mail, as `receive` does."""
-    relay: Any = current().relay  # an `Outbox`
-    before = len(relay.sent)
-    current().deliver(PEER, sender, current().address(recipient), data)
-    return [email.message_from_bytes(envelope.data, policy=default) for envelope in relay.sent[before:]]
+    data = text if isinstance(text, bytes) else make_mail(sender, recipient, named, text)
+    here.deliver(PEER, sender, recipient, data)
+    return [email.message_from_bytes(envelope.data, policy=default) for envelope in here.relay.sent[before:]]
 
 
 def assert_in_state(state: Callable[..., Any], sender: str, to: str | None = None) -> None:

@@ -123,7 +123,7 @@ def test_recipients_over_the_limit_are_refused_for_now(client, monkeypatch):
 
 def test_handled_mail_is_answered_250_when_no_more_files_may_be_open(client, monkeypatch):
     monkeypatch.setattr(failing, "FOLDER", Mock(**{"glob.side_effect": OSError(24, "Too many open files")}))
-    monkeypatch.setattr(failing, "_next_look", 0.0)
+    failing._is_empty.cache_clear()
 
     assert client.sendmail(ALICE, [address("news-subscribe")], MAIL) == {}
 

@@ -1,5 +1,6 @@
 """The mails that handlers answer 451, a file for each: made at the first failure, touched at each later one."""
 
+import functools
 import hashlib
 import os
 import time
@@ -11,15 +12,9 @@ FOLDER = Path("run/failing")
 MAX_FILES = 100
 FORGET = 6 * 3600  # seconds without another try, after which the sending server has given up
 
-# For each mail that is handled, a look at the folder takes 60 µs: another thread goes on meanwhile.
-LOOK = 1  # second
-_next_look, _is_empty = 0.0, True
-
 
 def failed(sender: str, recipient: str, data: bytes, handler: str) -> None:
     """Remember that `handler` has answered a mail 451."""
-    global _next_look
-    _next_look = 0.0
     path = _path(sender, recipient, data)
     with suppress(OSError):  # there is no run/, or the disk is full
         FOLDER.mkdir(mode=0o700, exist_ok=True)
@@ -27,16 +22,20 @@ def failed(sender: str, recipient: str, data: bytes, handler: str) -> None:
             os.utime(path)
         elif len(list(mails())) < MAX_FILES:
             path.write_text(f"{time.time()} {handler}")
+    _is_empty.cache_clear()
 
 
 def handled(sender: str, recipient: str, data: bytes) -> None:
     """Forget a mail that was handled."""
-    global _next_look, _is_empty
     with suppress(OSError):  # it is not there, or no more files may be open
-        if time.monotonic() > _next_look:
-            _next_look, _is_empty = time.monotonic() + LOOK, next(FOLDER.glob("*"), None) is None
-        if not _is_empty:
+        if not _is_empty(int(time.monotonic())):
             os.unlink(_path(sender, recipient, data))
+
+
+@functools.lru_cache(1)
+def _is_empty(second: int) -> bool:
+    """Look at the folder once a second: that takes 60 µs, and another thread goes on meanwhile."""
+    return next(FOLDER.glob("*"), None) is None
 
 
 def mails() -> Iterator[tuple[float, float, str]]:

@@ -2,8 +2,8 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 
 def tighten_umask() -> None:
@@ -16,13 +16,11 @@ def tighten_umask() -> None:
     if umask != 0:
         os.umask(umask)
         return
-    specs: list[Any] = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
-    for folder in {Path(spec.cached).parent for spec in specs if getattr(spec, "cached", None)}:
-        try:
-            if folder.stat().st_mode & 0o022:
-                folder.chmod(0o700)
-        except OSError:  # the folder does not exist, or belongs to root
-            pass
+    for module in list(sys.modules.values()):
+        compiled = getattr(getattr(module, "__spec__", None), "cached", None)
+        with suppress(OSError):  # the folder does not exist, or belongs to root
+            if compiled and os.stat(os.path.dirname(compiled)).st_mode & 0o022:
+                os.chmod(os.path.dirname(compiled), 0o700)
 
 
 def make_private(folder: str | Path) -> None:

@@ -31,10 +31,6 @@ OLD_FAILURE = 3600  # seconds of answering 451
 PROBE = "check@localhost"  # the sender of a state that is written and deleted
 
 
-class Problem(ValueError):
-    """One line that says what is wrong and what to do."""
-
-
 @click.command()
 @click.option("--running", is_flag=True, help="Check whether the server takes mail, and not the stored states.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -54,7 +50,7 @@ def check(running: bool, as_json: bool) -> None:
         name = look.__name__.replace("_", " ")
         try:
             ok, text = True, look()
-        except ValueError as problem:
+        except ValueError as problem:  # it says what is wrong and what to do
             ok, text = False, str(problem)
         except SMTPError as error:
             rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
@@ -77,7 +73,9 @@ def user() -> str:
     folder = Path("run") if Path("run").exists() else Path.cwd()
     owner = folder.stat().st_uid
     if owner != os.geteuid():
-        raise Problem(f"{folder} belongs to user {owner}, and this is {os.geteuid()}; check as the user of the server")
+        raise ValueError(
+            f"{folder} belongs to user {owner}, and this is {os.geteuid()}; check as the user of the server"
+        )
     return f"{owner}, the owner of {folder.name}"
 
 
@@ -85,7 +83,7 @@ def versions() -> str:
     """Look for a version of Salmon that `mailroom` is not made for."""
     salmon = metadata.version("salmon-mail")
     if not salmon.startswith("3.3."):
-        raise Problem(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
+        raise ValueError(f"salmon-mail is {salmon}; install salmon-mail>=3.3.0,<3.4, for which mailroom is made")
     return f"salmon-mail {salmon}, Python {sys.version.split()[0]}"
 
 
@@ -93,7 +91,7 @@ def packages() -> str:
     """Look for an installed `config`, which `salmon start` imports instead of ours: it searches this folder last."""
     spec: Any = PathFinder.find_spec("config", [*sys.path[1:], os.getcwd()])
     if not Path(spec.origin).samefile("config/__init__.py"):
-        raise Problem(
+        raise ValueError(
             f"`salmon start` imports {spec.origin}, not config/; uninstall it, or set PYTHONPATH={Path.cwd()}"
         )
     return "none hides config"
@@ -104,9 +102,9 @@ def settings() -> str:
     try:
         room = boot(disabled=logging.ERROR).room
     except SystemExit as refusal:
-        raise Problem(str(refusal).removeprefix("ERROR: ")) from refusal
+        raise ValueError(str(refusal).removeprefix("ERROR: ")) from refusal
     except Exception as error:
-        raise Problem(f"the application cannot start: {with_place(error)}") from error
+        raise ValueError(f"the application cannot start: {with_place(error)}") from error
     return f"valid; the domain is {room.domain}"
 
 
@@ -122,7 +120,7 @@ def routes() -> str:
         for late in starts[1:]:
             hidden.append(f"{late}.START never runs for {where}, since {starts[0]}.START takes that mail")
     if hidden:
-        raise Problem("; ".join(hidden))
+        raise ValueError("; ".join(hidden))
     return f"{len(Router.ORDER)}; none hides another"
 
 
@@ -136,7 +134,7 @@ def storage() -> str:
         with states.transaction(PROBE):
             states.set("check", PROBE, state)
         if states.get("check", PROBE) != state:
-            raise Problem(f"{states!r} does not return the state that was set")
+            raise ValueError(f"{states!r} does not return the state that was set")
     return f"{states!r} stored and returned a state"
 
 
@@ -146,11 +144,11 @@ def permissions() -> str:
     kept = [Path(".env"), *Path("run").glob("[!.]*"), *Path("logs").glob("[!.]*")]
     for path in [*kept, *database.parent.glob(f"{database.name}*")]:
         if path.exists() and path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077:
-            raise Problem(f"{path} is open to other users; chmod go= {path}")
+            raise ValueError(f"{path} is open to other users; chmod go= {path}")
     for name in ("app", "config", "mailroom", "operate.py", "webapp.py"):
         for path in [Path(name), *Path(name).rglob("*")]:
             if path.exists() and path.stat().st_mode & 0o002:
-                raise Problem(f"any user can change {path}; chmod o-w {path}")
+                raise ValueError(f"any user can change {path}; chmod o-w {path}")
     return "only the owner can read what is stored and change the code"
 
 
@@ -162,7 +160,7 @@ def relay() -> str:
     try:
         relay.configure_relay(relay.hostname).quit()
     except (OSError, smtplib.SMTPException) as error:
-        raise Problem(f"{place} does not take mail: {error}; see RELAY_HOST and RELAY_PORT") from error
+        raise ValueError(f"{place} does not take mail: {error}; see RELAY_HOST and RELAY_PORT") from error
     return f"{place} takes mail"
 
 
@@ -181,7 +179,7 @@ def outbox() -> str:
     late = [row for row in rows if row.due is None or row.created < time.time() - OLD_MAIL]
     if late:
         what = f"{'was refused' if late[0].due is None else 'has waited for long'} ({late[0].answer or 'no relay'})"
-        raise Problem(f"mail to {late[0].recipient} {what}, {len(late)} in all; see `operate.py outbox`")
+        raise ValueError(f"mail to {late[0].recipient} {what}, {len(late)} in all; see `operate.py outbox`")
     return f"{len(rows)} waiting" if rows else "empty"
 
 
@@ -191,7 +189,7 @@ def handlers() -> str:
     if old:
         first, handler = old[0]
         hours = (time.time() - first) / 3600
-        raise Problem(
+        raise ValueError(
             f"{handler} has answered a mail 451 for {hours:.0f} hours, mails in all: {len(old)};"
             " the log says why; their senders get a bounce on the fifth day"
         )
@@ -206,7 +204,7 @@ def server() -> str:
         with client(receiver.host, receiver.port, "localhost", timeout=TIMEOUT) as connection:
             connection.ehlo_or_helo_if_needed()
     except (OSError, smtplib.SMTPException) as error:
-        raise Problem(f"{receiver.host}:{receiver.port} does not take mail: {error}") from error
+        raise ValueError(f"{receiver.host}:{receiver.port} does not take mail: {error}") from error
     return f"{receiver.host}:{receiver.port} takes mail"
 
 

@@ -33,13 +33,9 @@ def outbox(context: click.Context, as_json: bool) -> None:
 def list_(storage: Storage, as_json: bool) -> None:
     now, found = time.time(), rows_of(storage)
     for row in found:
-        if as_json:
-            click.echo(json.dumps({**row._asdict(), "refused": row.due is None}))
-        else:
-            answer = f"{'refused' if row.due is None else 'waits'}{f', {row.answer}' if row.answer else ''}"
-            click.echo(
-                f"{row.mail}  {timedelta(seconds=round(now - row.created))}  {row.recipient}  {row.tries} tries  {answer}"
-            )
+        age, answer = timedelta(seconds=round(now - row.created)), f", {row.answer}" if row.answer else ""
+        text = f"{row.mail}  {age}  {row.recipient}  {row.tries} tries  {'waits' if row.due else 'refused'}{answer}"
+        click.echo(json.dumps({**row._asdict(), "refused": row.due is None}) if as_json else text)
     if not as_json:
         click.echo(f"{len(found)} in all")
 

@@ -74,11 +74,8 @@ def count(storage: Storage, as_json: bool) -> None:
     """
     counter = Counter((key, state) for key, _, state in storage)
     for (key, state), number in sorted(counter.items(), key=repr):
-        if as_json:
-            row = {"key": key, "state": state, "count": number, "handler": has_handler(key, state)}
-            click.echo(json.dumps(row))
-        else:
-            click.echo(f"{number:>9}  {styled(key, state)}  {shown(key)}")
+        row = {"key": key, "state": state, "count": number, "handler": has_handler(key, state)}
+        click.echo(json.dumps(row) if as_json else f"{number:>9}  {styled(key, state)}  {shown(key)}")
     if not as_json:
         click.echo(f"{counter.total():>9}  in all")
 

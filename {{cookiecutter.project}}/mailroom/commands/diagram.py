@@ -38,7 +38,7 @@ def diagram() -> None:
         for mail, result in Transcript(path.name, path.read_text("utf-8")).play():
             if result.refusal is None:
                 reached |= {(handler.__module__, handler.__name__) for handler in result.handlers}
-                address = mail.line.text.split()[-1].partition("@")[0]
+                address = mail.text.split()[-1].partition("@")[0]
                 for module, state, after in result.moves:
                     addresses[module, state, after][TOKEN.sub("...", address)] = None
                     reached.add((module, after))

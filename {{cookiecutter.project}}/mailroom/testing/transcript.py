@@ -42,20 +42,13 @@ class Difference(click.ClickException):
 
 @dataclass
 class Line:
-    """A line of the file, with the indented and empty lines below it."""
+    """A line of the file, with the indented and empty lines below it; of a mail also notes and expected result."""
 
     number: int
     text: str
     below: "list[Line]" = field(default_factory=list)
-
-
-@dataclass
-class Mail:
-    """A mail of a transcript: its line, the notes before it, and the lines with its expected result."""
-
-    line: Line
-    notes: list[str]
-    expected: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    expected: "list[Line]" = field(default_factory=list)
 
 
 class Transcript:
@@ -63,37 +56,38 @@ class Transcript:
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self.mails: list[Mail] = []
+        self.mails: list[Line] = []
         notes: list[str] = []
-        lines = [Line(0, "")]
+        above: Line | None = None
         for number, content in enumerate(text.expandtabs().splitlines(), 1):
             line = Line(number, content.rstrip())
-            is_below = line.text[:1] in ("", " ")
-            (lines[-1].below if is_below else lines).append(line)
-        for line in lines:
+            if line.text[:1] in ("", " "):
+                if above:
+                    above.below.append(line)
+                elif line.text:
+                    raise self._broken(line, "belongs to no mail")
+                continue
             is_mail, is_reply = MAIL.fullmatch(line.text), REPLY.fullmatch(line.text)
+            above = line if is_mail or is_reply else None
             if is_mail:
-                self.mails.append(Mail(line, notes))
-                notes = []
+                line.notes, notes = notes, []
+                self.mails.append(line)
             elif is_reply or STATE.fullmatch(line.text) or REFUSAL.fullmatch(line.text):
                 if not self.mails:
                     raise self._broken(line, "comes before the first mail")
                 self.mails[-1].expected.append(line)
             elif line.text.startswith("#"):
                 notes.append(line.text.lstrip("# "))
-            elif line.text:
+            else:
                 raise self._broken(line, "is none of: # a note, a@b.example -> address, <- Header: text, [STATE], 550")
-            for below in line.below:
-                if below.text and not (is_mail or is_reply):
-                    raise self._broken(below, "belongs to no mail")
         if not self.mails:
             raise Difference(f"{name} has no mail; a mail begins like: alice@people.example -> news-subscribe")
 
-    def play(self) -> Iterator[tuple[Mail, Exchange]]:
+    def play(self) -> Iterator[tuple[Line, Exchange]]:
         """Deliver the mails and yield `(mail, exchange)` for each; raise `Difference` at the first unexpected result."""
         names = {"domain": room.current().domain}
         for mail in self.mails:
-            result = exchange(*self._read(mail.line, names))
+            result = exchange(*self._read(mail, names))
             yield mail, result
             self._compare(mail, result, names)
 
@@ -123,7 +117,7 @@ class Transcript:
             headers.append((line, header[1], header[2]))
         return headers, []
 
-    def _compare(self, mail: Mail, result: Exchange, names: Names) -> None:
+    def _compare(self, mail: Line, result: Exchange, names: Names) -> None:
         sent = list(result.sent)
         for line in mail.expected:
             if state := STATE.fullmatch(line.text):
@@ -136,7 +130,7 @@ class Transcript:
             elif not (result.refusal or "").startswith(line.text):
                 raise self._differs(line, result)
         if sent or (result.refusal and not any(REFUSAL.fullmatch(line.text) for line in mail.expected)):
-            raise self._differs(mail.line, result)
+            raise self._differs(mail, result)
 
     def _compare_reply(self, line: Line, to: str, reply: Message, result: Exchange, names: Names) -> None:
         wanted_to, _, first = line.text.partition("<-")
@@ -215,12 +209,11 @@ def _fill(text: str, names: Names) -> str:
 
 def _matches(expected: str, actual: str, names: Names) -> bool:
     """Return whether a text is as expected, and give the names in it that have no value yet what they stand for."""
-    pattern, *more = NAME.split(_fill(expected, names))  # text, name, text, name, …, text
-    pattern, new = re.escape(pattern), set()
-    for name, text in zip(more[::2], more[1::2], strict=True):
-        pattern += (f"(?P={name})" if name in new else f"(?P<{name}>.+?)") + re.escape(text)
-        new.add(name)
+    text = _fill(expected, names)
+    pattern = re.escape(text)
+    for name in NAME.findall(text):
+        written = re.escape(f"{{{name}}}")
+        pattern = pattern.replace(written, f"(?P<{name}>.+?)", 1).replace(written, f"(?P={name})")
     found = re.fullmatch(pattern, actual)
-    if found:
-        names.update(found.groupdict())
+    names.update(found.groupdict() if found else {})
     return bool(found)

@@ -26,7 +26,6 @@ from mailroom import outbox
 from mailroom.envelope import Envelope
 from mailroom.storage import Row, Transaction
 
-Posts = Callable[[], list[str]]
 KEY = "app.handlers.tickets:42"
 ALICE = "alice@people.example"
 BOB = "bob@people.example"
@@ -177,7 +176,7 @@ class TablesContract(TransactionContract):
         return connection.execute(sql)
 
     @pytest.fixture
-    def posts(self, storage: Any) -> Posts:
+    def posts(self, storage: Any) -> Callable[[], list[str]]:
         """Create an own table, `posts`; return a function that returns its rows."""
 
         def tables(connection: Any) -> None:
@@ -195,9 +194,7 @@ class TablesContract(TransactionContract):
         self.execute(transaction.connection, f"INSERT INTO posts VALUES ('{text}')")
 
     @pytest.mark.parametrize("fails", [False, True])
-    def test_states_own_rows_note_and_mail_are_committed_together_or_not_at_all(
-        self, storage: Any, posts: Posts, fails: bool
-    ) -> None:
+    def test_state_row_note_and_mail_are_committed_together_or_not(self, storage: Any, posts: Any, fails: bool) -> None:
         with suppress(ZeroDivisionError), storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
             storage.set(KEY, ALICE, "SUBSCRIBED")
@@ -213,8 +210,8 @@ class TablesContract(TransactionContract):
         assert mail == ([] if fails else [Envelope("news@example.com", (ALICE, BOB), self.MAIL)])
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_handler_that_commits_or_rolls_back_keeps_nothing_of_a_mail_that_fails(
-        self, storage: Any, posts: Posts, end: str
+    def test_handler_that_commits_or_rolls_back_keeps_no_half_of_a_mail(
+        self, storage: Any, posts: Any, end: str
     ) -> None:
         with pytest.raises(ZeroDivisionError), storage.transaction(ALICE) as transaction:
             self.write(transaction)
@@ -226,8 +223,8 @@ class TablesContract(TransactionContract):
         assert posts() == []
 
     @pytest.mark.parametrize("written", ["state", "own row", "outgoing mail"])
-    def test_mail_that_wrote_something_is_handled_once_until_all_is_cleared(
-        self, storage: Any, posts: Posts, written: str
+    def test_mail_that_wrote_something_is_handled_once_until_clear(
+        self, storage: Any, posts: Any, written: str
     ) -> None:
         with storage.transaction(ALICE) as transaction:
             assert not transaction.handled(self.DIGEST)
@@ -245,7 +242,7 @@ class TablesContract(TransactionContract):
         assert not storage.is_handled(self.DIGEST)
         assert outbox.rows(storage) == []
 
-    def test_mail_that_wrote_nothing_is_not_noted(self, storage: Any, posts: Posts) -> None:
+    def test_mail_that_wrote_nothing_is_not_noted(self, storage: Any, posts: Any) -> None:
         storage.set(KEY, ALICE, "SUBSCRIBED")
         for _ in range(2):
             with storage.transaction(ALICE) as transaction:

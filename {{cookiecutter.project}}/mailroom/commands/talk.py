@@ -60,8 +60,8 @@ def talk(
     python operate.py talk --demo                 # play a first conversation
     python operate.py talk --eml mail.eml --to news --states copy
 
-    mailroom/testing/transcript.py describes transcripts. The exit status is 1 when a mail is refused, or has another
-    result than the transcript says.
+    README.md describes transcripts. The exit status is 1 when a mail is refused, or has another result than the
+    transcript says.
     """
     played = [name for name, given in {"--demo": demo, "--script": script, "--eml": eml}.items() if given]
     if len(played) > 1:

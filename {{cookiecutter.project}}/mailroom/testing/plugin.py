@@ -27,7 +27,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "Transcrip
 
 
 class TranscriptFile(pytest.File):
-    """A transcript; `mailroom/testing/transcript.py` describes the format."""
+    """A transcript of `mailroom.testing.transcript`."""
 
     def collect(self) -> Iterator[pytest.Item]:
         yield TranscriptItem.from_parent(self, name="goes_as_written")

@@ -1,18 +1,4 @@
-"""Conversations in plain text: test, demonstration and manual at once.
-
-    # Alice joins.                                 a note for the reader
-    alice@people.example -> news-subscribe         a mail; an address without a domain is ours, <> is the null sender
-        Subject: Hello                             its headers, an empty line and its text, where they matter;
-                                                   all of it indented
-        I want to join.
-    <- Subject: Please confirm your subscription   the reply: headers, an empty line, lines of its text
-       Reply-To: {confirm}                         {name} stands for anything at first, then for the same again
-    bob@people.example <- Subject: Alice is here   a mail to another recipient, or to several with commas
-    [CONFIRMING]                                   the sender's state now; [dev: START] is the one at another address
-    550                                            or: the mail is refused with this code, or code and text
-
-A transcript lists all mail that goes out, in its order: without a `<-`, none does.
-"""
+"""Conversations in plain text: test, demonstration and manual at once. The application's README describes the lines."""
 
 import re
 import textwrap

@@ -2,13 +2,13 @@
 
 import click
 
-from mailroom.commands.backup import backup, restore
 from mailroom.commands.booted import boot
 from mailroom.commands.check import check
 from mailroom.commands.diagram import diagram
 from mailroom.commands.outbox import outbox
 from mailroom.commands.states import states
 from mailroom.commands.talk import talk
+from mailroom.commands.transfer import backup, restore
 
 __all__ = ["boot", "operate"]
 

@@ -56,15 +56,14 @@ def check(running: bool, as_json: bool) -> None:
             rule = "if it is damaged, stop the server and use `operate.py restore FILE`"
             ok, text = False, f"{current().storage!r} fails: {error.__cause__ or error}; {rule}"
         results.append({"name": name, "ok": ok, "text": text})
+        if not as_json:
+            mark = click.style("ok   ", fg="green") if ok else click.style("wrong", fg="red", bold=True)
+            click.echo(f"{mark}  {name:<13} {text}")
         if not ok and look in (user, settings):  # the other checks need them
             break
     well = all(result["ok"] for result in results)
     if as_json:
         click.echo(json.dumps({"ok": well, "checks": results}))
-    else:
-        for result in results:
-            mark = click.style("ok   ", fg="green") if result["ok"] else click.style("wrong", fg="red", bold=True)
-            click.echo(f"{mark}  {result['name']:<13} {result['text']}")
     sys.exit(not well)
 
 

@@ -1,10 +1,11 @@
-"""`operate.py states export` and `import`: move all rows, a line of JSON each, from any storage to any other."""
+"""Move what is stored: rows from any storage to any other, a line of JSON each; an SQLite database into a file and back."""
 
 import ast
 import dbm
 import io
 import json
 import pickle
+import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
@@ -13,8 +14,9 @@ import click
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
-from mailroom.commands.booted import with_states
+from mailroom.commands.booted import one_line, with_states
 from mailroom.storage import Row, Storage
+from mailroom.storage.sqlite import SQLiteStorage
 
 FIELDS = "key", "sender", "state"
 KINDS: Any = (str, type(None)), (str, type(None)), str
@@ -92,6 +94,53 @@ def import_(storage: Storage, file: BinaryIO | None, shelve: str | None, replace
         refusal = f"nothing was imported: {storage!r} cannot hold {shown(*last)}"
         raise click.ClickException(refusal) from error
     click.echo(f"{length} rows: {length - same - other} new, {other} overwritten, {same} there already")
+
+
+@click.command()
+@click.argument("file", type=click.Path(resolve_path=True))
+@with_states
+def backup(storage: Storage, file: str) -> None:
+    """Save states, own tables and the outbox in the new FILE, an SQLite database.
+
+    The server may run. This checks FILE for damage; only its owner can read it.
+
+    \b
+    python operate.py backup run/states.backup
+    """
+    with one_line(f"{storage!r} was not saved in {file}", OSError, sqlite3.Error):
+        sqlite(storage).backup(file)
+    click.echo(f"{storage!r} is saved in {file}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, resolve_path=True))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_states
+def restore(storage: Storage, file: str, yes: bool) -> None:
+    """Restore what `backup` has saved in FILE. All later changes are lost.
+
+    The server may run: it uses the restored database from the next mail on. Stop it first when the database is
+    damaged, or when its files were moved or deleted.
+
+    \b
+    python operate.py restore run/states.backup
+    """
+    database = sqlite(storage)
+    if not yes:
+        click.confirm(f"Replace all that is in {storage!r}?", abort=True)
+    with one_line(f"nothing has changed: {file} was not restored into {storage!r}", OSError, sqlite3.Error):
+        database.restore(file)
+    click.echo(f"{storage!r} is restored from {file}")
+
+
+def sqlite(storage: Storage) -> SQLiteStorage:
+    """Return the storage; end the command unless it is an `SQLiteStorage`."""
+    if not isinstance(storage, SQLiteStorage):
+        tools = (
+            "use the tools of its database, for example pg_dump and pg_restore, or `states export` and `states import`"
+        )
+        raise click.ClickException(f"{storage!r} is no SQLiteStorage; {tools}")
+    return storage
 
 
 def rows(file: BinaryIO) -> Iterator[Row]:

@@ -17,6 +17,19 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by a process that a test star
 sys.path.append(str(baking.APPLICATION))
 import mailroom  # noqa: E402, F401  before one in an application is found
 
+# Files with tests that take ten seconds or more, most of which they wait.
+LONG = {
+    "benchmarks",
+    "cruft",
+    "cut_network",
+    "django",
+    "postgresql",
+    "relay",
+    "server_failures",
+    "state_machine",
+    "types",
+}
+
 
 def pytest_xdist_auto_num_workers():
     """Three more than there are processors: a test often waits, for a server to start or a client to give up."""
@@ -40,6 +53,21 @@ def pytest_xdist_setupnodes():
             with contextlib.suppress(ImportError):
                 rewriter.exec_module(module)
     sys.dont_write_bytecode = True
+
+
+def pytest_collection_modifyitems(items):
+    """Let each process, which gets as many tests as any other, begin with some long ones: else one ends with them."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    long, others = [], []
+    for item in items:
+        (long if item.path.stem.removeprefix("test_") in LONG else others).append(item)
+    share = -(-len(items) // processes)
+    items.clear()
+    for number in range(processes):
+        items += long[number::processes]
+        rest = share * (number + 1) - len(items)
+        items += others[:rest]
+        del others[:rest]
 
 
 def pytest_unconfigure():

@@ -1,10 +1,10 @@
 """`operate.py diagram` in a generated application draws its conversations."""
 
-import subprocess
 import sys
 
 import pytest
 
+from tests import warm
 from tests.baking import STORAGES
 
 SAMPLE = """\
@@ -25,8 +25,7 @@ stateDiagram-v2
 def test_sample_is_drawn_from_any_folder_and_nothing_is_kept(application, state_storage, tmp_path):
     app = application(state_storage=state_storage)
 
-    program = [sys.executable, str(app.folder / "operate.py"), "diagram"]
-    drawn = subprocess.run(program, cwd=tmp_path, env=app.environment, capture_output=True, text=True)
+    drawn = warm.run([sys.executable, str(app.folder / "operate.py"), "diagram"], tmp_path, app.environment)
 
     assert drawn.returncode == 0
     assert drawn.stderr == ""

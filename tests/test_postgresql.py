@@ -248,7 +248,7 @@ def test_database_that_hangs_is_answered_451(workers, server):
 
 
 def test_wait_for_a_locked_table_ends(workers):
-    (worker,) = workers(1)
+    (worker,) = workers(1, receiver=", lock_timeout=3")
     with psycopg.connect(worker.settings["STATE_DATABASE"]) as connection:
         connection.execute("LOCK TABLE states")
         assert send(worker, ALICE, "news-subscribe")[0] == 451

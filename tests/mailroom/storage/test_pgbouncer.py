@@ -1,6 +1,5 @@
 """Mails through PgBouncer in transaction pooling: each is one transaction, whichever session it gets."""
 
-import subprocess
 import sys
 import time
 
@@ -9,6 +8,7 @@ import pytest
 
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.testing.contract import ALICE, KEY, in_thread, locked_get, refused
+from tests import warm
 from tests.mailroom.storage import ENVIRONMENT, PROGRAMS
 from tests.pgbouncer import PgBouncer, needs_pgbouncer
 
@@ -29,13 +29,8 @@ def url(postgresql, pgbouncer):
 @pytest.mark.parametrize("kind", ["", "django:"])
 def test_every_mail_of_many_threads_is_kept_and_none_is_refused(url, kind):
     """With prepared statements or settings of the session, some meet a session that has others."""
-    counted = subprocess.run(
-        [sys.executable, PROGRAMS, "count_rows_together", f"{kind}{url}", "6", "25"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, PROGRAMS, "count_rows_together", f"{kind}{url}", "6", "25"]
+    counted = warm.run(command, PROGRAMS.parent, ENVIRONMENT)
     assert counted.returncode == 0, counted.stderr
     assert counted.stdout.split() == ["25"] * 6
 

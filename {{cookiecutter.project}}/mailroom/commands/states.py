@@ -31,17 +31,17 @@ def states() -> None:
     """
 
 
-def age(value: str) -> int:
-    """Return a time such as `30d` in seconds."""
+def ago(value: str) -> float:
+    """Return when a time such as `30d` began that ends now, in seconds since the epoch."""
     found = re.fullmatch(r"([0-9]{1,9})([dhm])", value)
     if not found:
         raise click.BadParameter(f"{value!r} must be a number of days (d), hours (h) or minutes (m); for example 30d")
-    return int(found[1]) * {"d": 86400, "h": 3600, "m": 60}[found[2]]
+    return time.time() - int(found[1]) * {"d": 86400, "h": 3600, "m": 60}[found[2]]
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 at_address = click.option("--to", metavar="ADDRESS", help="Only the state for mail to this address, for example news.")
-older_than = partial(click.option, "--older-than", type=age, help="Only states this long unchanged, for example 30d.")
+older_than = partial(click.option, "--older-than", type=ago, help="Only states this long unchanged, for example 30d.")
 
 
 @states.command("list")
@@ -144,7 +144,7 @@ def reset(storage: Storage, senders: tuple[str, ...], to: str | None) -> None:
 @older_than(required=True)
 @at_address
 @with_states
-def expire(storage: Storage, state: str, older_than: int, to: str | None) -> None:
+def expire(storage: Storage, state: str, older_than: float, to: str | None) -> None:
     """Put senders whose state is old back to START, each between two of their mails.
 
     \b
@@ -155,7 +155,7 @@ def expire(storage: Storage, state: str, older_than: int, to: str | None) -> Non
     for key, sender, *_ in rows_in(storage, state, to, older_than, known=sum(states_by_module().values(), [])):
         with storage.transaction(sender):
             # The sender may have written since the row was read.
-            is_due = storage.get(key, sender) == state and is_old(storage, storage.changed(key, sender), older_than)
+            is_due = storage.get(key, sender) == state and (storage.changed(key, sender) or 0) <= older_than
             if is_due:
                 storage.set(key, sender, ROUTE_FIRST_STATE)
         if is_due:
@@ -211,10 +211,10 @@ def rows_in(
     storage: Storage,
     state: str | None = None,
     to: str | None = None,
-    older_than: int | None = None,
+    older_than: float | None = None,
     known: Collection[str] = (),
 ) -> Iterator[StoredRow]:
-    """Yield the rows that match `state`, `to` and `older_than` (seconds), each unless None.
+    """Yield the rows that match `state`, `to` and `older_than` (seconds since the epoch), each unless None.
 
     Ends the command when no row has the state, unless it is `known`, when no handler takes the address, and when the
     storage does not know the age of a state.
@@ -227,28 +227,22 @@ def rows_in(
             raise click.ClickException(f"no sender is in the state {shown(state)}; states that there are: {states}")
     for row in storage.rows():
         key, sender, found, changed = row
-        if state in (None, found) and is_old(storage, changed, older_than):
+        if older_than is not None and changed is None:
+            raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
+        if state in (None, found) and (older_than is None or (changed or 0) <= older_than):
             if to is None or key in [key_at(module, sender, to) for module in modules]:
                 yield row
 
 
-def is_old(storage: Storage, changed: float | None, seconds: int | None) -> bool:
-    if seconds is None:
-        return True
-    if changed is None:
-        raise click.ClickException(f"--older-than: {storage!r} does not know when a state changed")
-    return changed <= time.time() - seconds
-
-
 def put_to_start(storage: Storage, sender: str, to: str | None = None) -> None:
-    """Delete the rows of a sender, between two of their mails, and print them."""
-    found = rows_of(storage, sender, to)  # reads the whole table, so it comes before the lock
-    with storage.transaction(as_salmon_writes(sender)):
-        now = [(key, spelling, storage.get(key, spelling)) for key, spelling, *_ in found]
-        removed = [row for row in now if row[2] != ROUTE_FIRST_STATE]
-        for key, spelling, _ in removed:
+    """Delete the rows of a sender, each between two of their mails, and print them."""
+    removed = 0
+    for key, spelling, *_ in rows_of(storage, sender, to):  # a list: it takes long to read the table
+        with storage.transaction(as_salmon_writes(sender)):
+            state = storage.get(key, spelling)
             storage.set(key, spelling, ROUTE_FIRST_STATE)
-    for key, spelling, state in removed:
-        click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
+        if state != ROUTE_FIRST_STATE:
+            click.echo(f"{state} -> {ROUTE_FIRST_STATE}  {shown(key, spelling)}")
+            removed += 1
     if not removed:
         click.echo(f"{shown(as_salmon_writes(sender))} is in START already")

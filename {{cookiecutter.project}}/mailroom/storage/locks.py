@@ -116,10 +116,9 @@ def lock_number(name: object) -> int:
 
 
 def _after_fork_in_child() -> None:
+    global _one_thread
+    _one_thread = threading.RLock()  # a thread of the parent may have held it
     _held.clear()
-    _one_thread.release()
 
 
-os.register_at_fork(
-    before=_one_thread.acquire, after_in_parent=_one_thread.release, after_in_child=_after_fork_in_child
-)
+os.register_at_fork(after_in_child=_after_fork_in_child)

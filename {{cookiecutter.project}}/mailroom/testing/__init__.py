@@ -22,7 +22,7 @@ from salmon.routing import Router, salmon_setting
 from salmon.server import SMTPError
 
 from mailroom.envelope import Envelope
-from mailroom.handlers import state_key
+from mailroom.handlers import handlers_at, state_key
 from mailroom.message import Message, read
 from mailroom.relay import Relay
 from mailroom.room import current
@@ -160,8 +160,7 @@ def _states(message: Message) -> dict[str, str | None]:
     try:
         return {
             handler.__module__: Router.get_state(handler.__module__, message)
-            for handlers, _ in Router.match(message.To)
-            for handler in handlers
+            for handler in handlers_at(message.To)
             if not salmon_setting(handler, "stateless")
         }
     except Exception:  # the storage or a state key fails; delivering the mail tells which

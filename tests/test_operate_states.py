@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 KEY = "app.handlers.subscription:news"
 ALICE = "alice@people.example"
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ")
-MANY = 200_000  # what a million takes, benchmarks/README.md tells
+MANY = 100_000  # what a million takes, benchmarks/README.md tells
 MEGABYTE = 1024  # in the kilobytes of ru_maxrss
 A_ROW = 200 / 1024  # an import holds all rows until they have been checked
 

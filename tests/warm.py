@@ -5,6 +5,7 @@ Each program is a fork of it: a process of its own, with its own folder, environ
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -175,12 +176,11 @@ def _serve(listener):
                 channel, _ = listener.accept()
                 lines[channel] = channel.makefile("rw")
                 continue
-            first, files, *_ = socket.recv_fds(channel, 1, 3)
-            if not first:
+            request, files = _receive(channel, lines[channel])
+            if not request:
                 lines.pop(channel).close()
                 channel.close()
                 continue
-            request = json.loads(lines[channel].readline())
             if "wait" in request:
                 process, status = os.waitpid(request["wait"], os.WNOHANG)
                 answer = os.waitstatus_to_exitcode(status) if process else None
@@ -191,7 +191,17 @@ def _serve(listener):
                     return _prepare(request, files, max(last, *files))
                 for file in files:
                     os.close(file)
-            print(json.dumps(answer), file=lines[channel], flush=True)
+            with contextlib.suppress(OSError):  # whoever has asked is gone
+                print(json.dumps(answer), file=lines[channel], flush=True)
+
+
+def _receive(channel, lines):
+    """Return a request and its files; it is None when whoever was connected is gone."""
+    try:
+        _, files, *_ = socket.recv_fds(channel, 1, 3)
+        return json.loads(lines.readline() or "null"), files
+    except (OSError, ValueError):
+        return None, []
 
 
 def _prepare(request, files, last):

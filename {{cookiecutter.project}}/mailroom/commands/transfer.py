@@ -1,4 +1,4 @@
-"""Move what is stored: rows from any storage to any other, a line of JSON each; an SQLite database into a file and back."""
+"""Move what is stored: rows from any storage to any other, by lines of JSON; an SQLite database to a file and back."""
 
 import ast
 import dbm

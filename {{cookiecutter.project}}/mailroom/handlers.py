@@ -21,12 +21,9 @@ LOG = logging.getLogger(__name__)
 @functools.cache
 def states_by_module() -> dict[str, list[str]]:
     """Return `{module: names of its states}`, in the order of their routes."""
-    found: dict[str, dict[str, None]] = {}
-    for _, functions in Router.REGISTERED.values():
-        for function in functions:
-            if not salmon_setting(function, "stateless"):
-                found.setdefault(function.__module__, {})[function.__name__] = None
-    return {module: list(names) for module, names in found.items()}
+    functions = [function for _, functions in Router.REGISTERED.values() for function in functions]
+    states = dict.fromkeys((f.__module__, f.__name__) for f in functions if not salmon_setting(f, "stateless"))
+    return {module: [name for there, name in states if there == module] for module, _ in states}
 
 
 @functools.lru_cache(1000)

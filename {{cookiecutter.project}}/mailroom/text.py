@@ -81,21 +81,18 @@ def _codec(charset: str | None) -> str | None:
 
 def decoded_header(value: str) -> str:
     """Return the text of a header in one line; `email` keeps it with encoded words, and surrogates for 8-bit octets."""
-    words: list[tuple[str | None, bytes]] = []
-    end = 0
-    for word in ENCODED_WORD.finditer(value, 0, MAX_TEXT):
-        between = value[end : word.start()]
-        if between.strip() or not words:  # space between encoded words is none: RFC 2047, section 6.2
-            words.append((None, _octets(between)))
-        charset = word[1].partition("*")[0].lower()  # RFC 2231, section 5: a language may follow
-        if word[2] in "qQ":
-            octets = quopri.decodestring(_octets(word[3]), header=True)
+    first, *rest = ENCODED_WORD.split(value[:MAX_TEXT])
+    words: list[tuple[str | None, bytes]] = [(None, _octets(first))]
+    for charset, encoding, word, between in zip(*[iter(rest)] * 4, strict=True):
+        if encoding in "qQ":
+            octets = quopri.decodestring(_octets(word), header=True)
         else:  # base64, also without padding or cut off
-            digits = re.sub("[^A-Za-z0-9+/]", "", word[3])
+            digits = re.sub("[^A-Za-z0-9+/]", "", word)
             octets = b64decode(digits[: len(digits) - (len(digits) % 4 == 1)] + "==")
-        words.append((charset, octets))
-        end = word.end()
-    words.append((None, _octets(value[end:])))
+        words.append((charset.partition("*")[0].lower(), octets))  # RFC 2231, section 5: a language may follow
+        if between.strip():  # space between encoded words is none: RFC 2047, section 6.2
+            words.append((None, _octets(between)))
+    words.append((None, _octets(value[MAX_TEXT:])))
     # Joined before they are decoded: programs split a character between two words.
     groups = groupby(words, itemgetter(0))
     return one_line("".join(decoded(b"".join(octets for _, octets in group), charset) for charset, group in groups))

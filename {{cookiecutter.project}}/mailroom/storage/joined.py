@@ -96,7 +96,7 @@ class MemoryDatabase(SQLiteStorage):
         super().__init__(":memory:")
         # There are no files to watch.
         self._watch: Any = SimpleNamespace(alone_at=0.0, check=lambda: None, checkpoint=lambda connection: None)
-        self._memory: Connection | None = None
+        self.clear()
 
     def fill(self, storage: SQLiteStorage) -> None:
         """Begin with the own tables of an `SQLiteStorage`."""
@@ -106,7 +106,9 @@ class MemoryDatabase(SQLiteStorage):
 
     def clear(self) -> None:
         """Forget everything, own tables as well."""
-        self._memory, self._is_open = None, False
+        options: Any = {"isolation_level": None, "check_same_thread": False, "factory": Connection}
+        self._memory: Connection = sqlite3.connect(":memory:", **options)
+        self._is_open = False
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
@@ -114,9 +116,6 @@ class MemoryDatabase(SQLiteStorage):
 
     def _connection(self) -> Connection:
         with self._opening:
-            if self._memory is None:
-                options: Any = {"isolation_level": None, "check_same_thread": False, "factory": Connection}
-                self._memory = sqlite3.connect(":memory:", **options)
             if not self._is_open:
                 self._prepare(self._memory)
             return self._memory

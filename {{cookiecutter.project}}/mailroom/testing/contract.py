@@ -178,16 +178,14 @@ class TablesContract(TransactionContract):
     @pytest.fixture
     def posts(self, storage: Any) -> Callable[[], list[str]]:
         """Create an own table, `posts`; return a function that returns its rows."""
-
-        def tables(connection: Any) -> None:
-            self.execute(connection, "CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))")
+        create = "CREATE TABLE IF NOT EXISTS posts (text VARCHAR(100))"
+        storage.create_tables(lambda connection: self.execute(connection, create))
 
         def posts() -> list[str]:
             with storage.transaction() as transaction:
                 rows = self.execute(transaction.connection, "SELECT text FROM posts ORDER BY text")
                 return [text for (text,) in rows]
 
-        storage.create_tables(tables)
         return posts
 
     def write(self, transaction: Transaction, text: str = "hello") -> None:

@@ -6,4 +6,4 @@ import sys
 os.chdir(os.path.dirname(os.path.dirname(__file__)))  # the settings name files relative to the application
 sys.path.insert(0, os.getcwd())  # before installed packages with the name app or mailroom
 
-from mailroom import Message as Message  # noqa: E402  first of all, since it tightens the umask of Salmon's daemon
+from mailroom import Message as Message  # noqa: E402  for handlers; mailroom tightens the umask of Salmon's daemon

@@ -1,6 +1,8 @@
 """The settings. An environment variable of the same name overrides each, and so does a line in `.env`.
 
-RECEIVER_PORT=8900 salmon start
+    RECEIVER_PORT=8900 salmon start
+
+Tests ignore both: there, `TEST_RECEIVER_PORT` overrides `receiver_port`.
 """
 
 from mailroom.settings import ADDRESS, DOMAIN, HOST, KEY, LOGIN, NAMES, TEXT, Env, validate

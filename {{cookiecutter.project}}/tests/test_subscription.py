@@ -55,20 +55,6 @@ def test_mail_changes_the_state_and_gets_a_reply(before, to, after, subject):
     assert [reply["To"] for reply in replies] == [ALICE]
 
 
-def test_sender_subscribes_writes_and_unsubscribes():
-    (confirmation,) = receive(ALICE, "news-subscribe")
-    (welcome,) = receive(ALICE, confirmation["Reply-To"])
-    (received,) = receive(ALICE, "news")
-    (goodbye,) = receive(ALICE, "news-unsubscribe")
-
-    assert_in_state(START, ALICE, "news")
-    assert [mail["Subject"] for mail in (welcome, received, goodbye)] == [
-        "Welcome to news",
-        "Your mail to news has arrived",
-        "Goodbye from news",
-    ]
-
-
 def test_capitals_in_an_address_do_not_matter():
     (confirmation,) = receive("Alice@People.Example", "news-subscribe".title())
     receive(ALICE, confirmation["Reply-To"].upper())

@@ -7,6 +7,7 @@ from email.utils import formataddr
 
 import jinja2
 import pytest
+from salmon import view
 
 from mailroom.message import read
 from mailroom.testing import receive
@@ -59,6 +60,19 @@ def test_two_replies_to_one_mail_have_two_message_ids(mail, sent):
 
     first, second = (re.search(b"Message-ID: (.*)", sent.data)[1] for sent in sent)
     assert first != second
+
+
+def test_template_that_salmon_renders_can_be_sent_and_knows_the_domain(mail, sent, write_template):
+    write_template("The drill is back; write to drill@{{ domain }}, {{ name }}.\n")
+    bob = "bob@people.example"
+
+    mail.send(view.respond({"name": "Bob"}, "any.msg", From="drill@example.com", To=bob, Subject="Back"), to=bob)
+
+    assert sent[0].sender == "drill@example.com"
+    assert sent[0].recipients == (bob,)
+    reply = message_from_bytes(sent[0].data, policy=default)
+    assert reply["Subject"] == "Back"
+    assert reply.get_content().splitlines() == ["The drill is back; write to drill@example.com, Bob."]
 
 
 def test_template_may_be_given_another_domain(mail, sent, write_template):

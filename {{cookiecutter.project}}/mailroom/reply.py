@@ -31,7 +31,6 @@ def make_reply(
 ) -> bytes:
     """Return the octets of an answer to a `Message`; arguments and errors are those of `Message.reply`."""
     room = message.room
-    variables = {"domain": room.domain, **variables}
     text = room.templates.get_template(template).render(variables)
     first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
     if not empty_line:

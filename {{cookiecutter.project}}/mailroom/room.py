@@ -80,6 +80,7 @@ class Mailroom:
             keep_trailing_newline=True,
             autoescape=jinja2.select_autoescape(["html"]),
         )
+        self.templates.globals["domain"] = self.domain
         self.html_templates = frozenset(self.templates.list_templates(["html"]))
         self.tokens = Tokens(secret_key)
         self.reply_limit = ReplyLimit(replies_per_hour)

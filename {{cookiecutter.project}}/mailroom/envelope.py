@@ -62,10 +62,12 @@ def make_envelope(message: Any, to: str | Iterable[str] | None = None, sender: s
     Without `to` an `email.message.Message` goes to its To, Cc and Bcc, and the header Bcc is removed. `sender` is the
     envelope sender, `<>` for the null sender. Raises `ValueError` where there is no address, or one that cannot be sent.
     """
-    recipients = _recipients(message) if to is None else to
+    if to is None and isinstance(message, Message):
+        to = [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
+    elif to is None:  # `To` of a mail that came in is its recipient
+        to = getattr(message, "To", None) or message["To"]
     sender = sender or getattr(message, "From", None) or message["From"]
-    unique = tuple(dict.fromkeys(_addresses(recipients)))
-    envelope = Envelope(_addresses(sender)[0], unique, _octets(message))
+    envelope = Envelope(_addresses(sender)[0], tuple(dict.fromkeys(_addresses(to))), _octets(message))
     envelope.commands()  # raises now, and not when others of this mail have left
     return envelope
 
@@ -79,15 +81,6 @@ def _addresses(value: str | Iterable[str]) -> tuple[str, ...]:
     if not addresses:
         raise ValueError(f"no address in {value!r}")
     return addresses
-
-
-def _recipients(message: Any) -> Any:
-    """Return the recipient of a mail that came in, or the values of the headers that name recipients."""
-    if hasattr(message, "To"):
-        return message.To
-    if isinstance(message, Message):
-        return [str(value) for name in ("To", "Cc", "Bcc") for value in message.get_all(name, ())]
-    return message["To"]
 
 
 def _octets(message: Any) -> bytes:

@@ -55,23 +55,19 @@ def signing_key(path: str | Path) -> str:
     make_private(path.parent)
     try:
         if not path.exists():
-            _create_key(path)
+            # Atomically, unless another worker that starts has created it.
+            with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # has mode 0600
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                with suppress(FileExistsError):
+                    os.link(file.name, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # or a power cut removes the new name
+            os.close(folder)
         key = path.read_text("utf-8").strip()
     except (OSError, UnicodeError) as error:
         refuse("SECRET_KEY", "", f"is not set, and the key in {path} cannot be used: {error}")
     if len(key) < KEY_LENGTH:
         refuse("SECRET_KEY", "", f"is not set, and {path} must hold a key of {KEY_LENGTH} characters or more")
     return key
-
-
-def _create_key(path: Path) -> None:
-    """Create the key file atomically, unless another worker that starts has created it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # has mode 0600
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(file.name, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # or a power cut removes the new name
-    os.close(folder)

@@ -133,19 +133,17 @@ class Sending:
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        is_over, parcel = False, None
-        while not is_over:
+        parcel = None
+        while True:
             try:
                 parcel = self._next()
-                is_over = parcel is None
-                if parcel is None or time.monotonic() > self._next_settle:
-                    self._settle()
-                if parcel is not None:
-                    parcel.answers = self._answers(parcel)
-                    self._leave_queue()
-                    self._failures = 0
-                    if not self._queue and self._stop_at is None:
-                        time.sleep(LINGER_SECONDS)
+                if parcel is None:
+                    return
+                parcel.answers = self._answers(parcel)
+                self._leave_queue()
+                self._failures = 0
+                if not self._queue and self._stop_at is None:
+                    time.sleep(LINGER_SECONDS)
             except OSError as error:
                 self._rest(error, RESTS)
             except SMTPError as error:  # of the storage
@@ -164,6 +162,8 @@ class Sending:
     def _next(self) -> Parcel | None:
         """Return the mail that is to be sent next, when it is time; None when this ends."""
         while True:
+            if time.monotonic() > self._next_settle:
+                self._settle()
             with self._changed:
                 now = time.monotonic()
                 is_resting = now < self._rest_until
@@ -173,31 +173,23 @@ class Sending:
                 if self._queue and not is_resting and not is_due:
                     return self._queue[0]
                 next_look = self._rest_until if is_resting else self._next_poll
-                if self._answered:
-                    next_look = min(next_look, self._next_settle)
                 if now < next_look:
-                    self._changed.wait(next_look - now)
+                    self._changed.wait(min(next_look, self._next_settle if self._answered else next_look) - now)
                     continue
-            if self._answered and now >= self._next_settle:
-                self._settle()
-            else:
-                self._next_poll = now + POLL
-                self._settle()  # what was sent does not wait for itself
-                parcels = self._claim_due()
-                if parcels and not self._queue:
-                    self._next_poll = now + SETTLE_SECONDS  # there may be more
-                self.take(parcels)
+            self._next_poll = now + POLL
+            self._settle()  # what was sent does not wait for itself
+            parcels = self._claim_due()
+            if parcels and not self._queue:
+                self._next_poll = now + SETTLE_SECONDS  # there may be more
+            self.take(parcels)
 
     def _settle(self) -> None:
         """Keep what the relay has answered."""
-        self._next_settle = time.monotonic() + SETTLE_SECONDS
         if self._answered:
-            try:
-                outbox.settle(self.room.storage, self._answered)
-            except SMTPError:
-                self._next_settle += 1
-                raise
+            self._next_settle = time.monotonic() + 1  # when this fails
+            outbox.settle(self.room.storage, self._answered)
             self._answered = []
+        self._next_settle = time.monotonic() + SETTLE_SECONDS
 
     def _claim_due(self) -> list[Parcel]:
         """Claim what is due; but when the clock was set forward, what others are sending may seem so for a while."""

@@ -172,7 +172,7 @@ PACKAGE = [
     ),
     (
         "test_reply.py::test_two_replies_to_one_mail_have_two_message_ids",
-        "reply.py",
+        "message.py",
         "make_msgid(domain=room.domain)",
         "'<1@example.com>'",
     ),

@@ -5,7 +5,7 @@ from email.policy import default
 
 import pytest
 
-from mailroom.reply import plain_text
+from mailroom.message import plain_text
 from mailroom.text import one_line
 
 

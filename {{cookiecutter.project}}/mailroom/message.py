@@ -1,11 +1,14 @@
 """Read a mail, answer it and forward it; refuse one that would take minutes or gigabytes to read."""
 
+import quopri
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from email import message_from_bytes
-from email import parser as _  # noqa: F401  at the start: later, the process may have no free file descriptor
+from email.header import Header
 from email.message import EmailMessage
 from email.message import Message as Part
+from email.parser import BytesParser
+from email.policy import SMTP
+from email.utils import formataddr, formatdate, make_msgid, parseaddr
 from functools import cached_property, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -17,9 +20,8 @@ from salmon.server import SMTPError
 from mailroom import parts
 from mailroom.bounces import Bounce
 from mailroom.envelope import HEADER_END
-from mailroom.reply import make_reply
 from mailroom.storage import Transaction
-from mailroom.text import decoded_header, unquoted
+from mailroom.text import decoded_header, one_line, unquoted, without_surrogates
 
 if TYPE_CHECKING:
     from mailroom.room import Mailroom
@@ -37,6 +39,13 @@ SRS = re.compile(r"srs0[=+-][^=@]+=[^=@]+=([^=@]+)=([^@]+)@(.+)")  # the Sender 
 OBSOLETE_COLON = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
 # The boundary in use, where another one, or none, is declared.
 BOUNDARY = re.compile(rb"^--([!#-~]{1,70})\s+content-", re.MULTILINE | re.IGNORECASE)
+
+MESSAGE_ID = re.compile(r"<[!-;=?-~]{3,248}>")
+EMPTY_LINE = re.compile(r"\n[ \t]*\n")
+MAX_REFERENCES = 20
+MAX_REFERENCES_OCTETS = 600  # with the mail that is answered, they fit on one line
+MAX_LINE = 900  # octets; RFC 5322, section 2.1.1, allows 998
+ENCODED = re.compile(rb"[^\t\n -~]|[^\n]{901}")  # what RFC 2045, section 2.7, does not allow in a text of 7 bits
 
 
 class Message(MailRequest):
@@ -122,9 +131,31 @@ class Message(MailRequest):
         mail gets no reply (RFC 3834, section 2); beyond `replies_per_hour`, replies are left out. Raises `ValueError`
         for a template or an address that cannot be used.
         """
-        if not self.is_automated:
-            data = make_reply(self, template, sender, reply_to, headers or {}, attachments, variables)
-            self.room.relay.deliver(data, To=self.envelope_sender, From="<>")
+        if self.is_automated:
+            return
+        room = self.room
+        text = room.templates.get_template(template).render(variables)
+        first_line, empty_line, text = EMPTY_LINE.sub("\n\n", text, count=1).partition("\n\n")
+        if not empty_line:
+            raise ValueError(f"{template} has no empty line between its subject and its text")
+        name = template.removesuffix(".msg") + ".html"
+        html = room.templates.get_template(name).render(variables) if name in room.html_templates else None
+        answered = _message_ids(self, "Message-ID")[:1]
+        fields = {
+            "From": _mailbox(sender),
+            "To": self.envelope_sender,
+            "Reply-To": reply_to and _mailbox(reply_to),
+            "Subject": first_line,
+            "Date": formatdate(),
+            "Message-ID": make_msgid(domain=room.domain),
+            "Auto-Submitted": "auto-replied",
+            "X-Auto-Response-Suppress": "All",  # Exchange does not look at Auto-Submitted
+            "In-Reply-To": " ".join(answered),
+            "References": " ".join([*_thread(self), *answered]),
+            **(headers or {}),
+        }
+        data = _octets(fields, text.rstrip("\n") + "\n", html, list(attachments))
+        room.relay.deliver(data, To=self.envelope_sender, From="<>")
 
     def send(self, mail: EmailMessage, to: str | Iterable[str] | None = None, sender: str | None = None) -> None:
         """Send a mail of your own when this one has been handled; arguments and errors are those of `Mailroom.send`."""
@@ -178,10 +209,10 @@ def _parsed(data: bytes) -> Part:
     header = data[: end.start()] if end else data
     if b" :" in header or b"\t:" in header:
         data = OBSOLETE_COLON.sub(rb"\1:", header) + data[len(header) :]
-    mail = message_from_bytes(data, _class=partial(_Part, count()))
+    mail = BytesParser(partial(_Part, count())).parsebytes(data)
     if mail.get_content_maintype() == "multipart" and not mail.is_multipart() and (found := BOUNDARY.search(data)):
         declared = f'Content-Type: {mail.get_content_type()}; boundary="{found[1].decode()}"\n'
-        mail = message_from_bytes(declared.encode("utf-8", "surrogateescape") + data, _class=partial(_Part, count()))
+        mail = BytesParser(partial(_Part, count())).parsebytes(declared.encode("utf-8", "surrogateescape") + data)
     return mail
 
 
@@ -226,3 +257,78 @@ class _Part(Part):
             raise SMTPError(554, "5.6.0 The message has too many parameters")
         boundary = super().get_boundary(failobj)
         return boundary and re.sub(r"[\r\n]", "", boundary)  # RFC 5322, section 2.2.3
+
+
+def _octets(
+    headers: Mapping[str, str | Header | None], text: str, html: str | None, attachments: list[tuple[Any, ...]]
+) -> bytes:
+    if html is None and not attachments:
+        return plain_text(headers, text)
+    content = EmailMessage(SMTP.clone(cte_type="7bit"))
+    content.set_content(without_surrogates(text))
+    if html is not None:
+        content.add_alternative(without_surrogates(html), "html")
+    for name, kind, data, *_ in attachments:
+        main, _, sub = kind.partition("/")
+        if main in ("message", "multipart"):  # which the library, and RFC 2046, do not let be encoded
+            main, sub = "application", "octet-stream"
+        content.add_attachment(data, main, sub, filename=one_line(name))
+    return _fields(headers) + content.as_bytes()
+
+
+def plain_text(headers: Mapping[str, str | Header | None], text: str) -> bytes:
+    """Return a mail of plain text; `EmailMessage` would take longer for it than everything else takes."""
+    body = without_surrogates(text).replace("\r\n", "\n").encode("utf-8")
+    content = {
+        "MIME-Version": "1.0",
+        "Content-Type": 'text/plain; charset="utf-8"',
+        "Content-Transfer-Encoding": "7bit",
+    }
+    if ENCODED.search(body):
+        body, content["Content-Transfer-Encoding"] = quopri.encodestring(body), "quoted-printable"
+    return _fields({**headers, **content}) + b"\r\n" + body.replace(b"\n", b"\r\n")
+
+
+def _fields(headers: Mapping[str, str | Header | None]) -> bytes:
+    """Return headers as they stand in a mail, without the empty ones; nothing in a text can begin another header."""
+    lines = [f"{name}: {_encoded(name, value)}\r\n" for name, value in headers.items() if value]
+    return "".join(lines).encode("ascii")
+
+
+def _encoded(name: str, value: str | Header) -> str:
+    if isinstance(value, str):
+        value = one_line(value)
+        if value.isascii() and len(value) <= MAX_LINE:
+            return value
+        value = Header(value, "utf-8", header_name=name)  # RFC 2047
+    return value.encode(linesep="\r\n")
+
+
+def _message_ids(message: Message, name: str) -> list[str]:
+    return MESSAGE_ID.findall(str(message.base.mime_part.get(name, "")))
+
+
+def _thread(message: Message) -> list[str]:
+    """Return the last of the mails that the mail itself refers to."""
+    thread = _message_ids(message, "References")[-MAX_REFERENCES:]
+    if not thread:  # RFC 5322, section 3.6.4: then the one mail that it answers
+        answered = _message_ids(message, "In-Reply-To")
+        thread = answered if len(answered) == 1 else []
+    while sum(map(len, thread)) + len(thread) > MAX_REFERENCES_OCTETS:
+        del thread[0]
+    return thread
+
+
+def _mailbox(text: str) -> str | Header:
+    """Return an address with or without a name, the name encoded as RFC 2047 asks."""
+    text = one_line(text)
+    if text.isascii() and "<" not in text:
+        return text
+    name, address = parseaddr(text)
+    if "@" not in address:
+        raise ValueError(f"no address in {text!r}; a name with other characters than letters needs quotes")
+    if name.isascii() and len(text) <= MAX_LINE:
+        return formataddr((name, address))
+    mailbox = Header(name, "utf-8", header_name="Reply-To")
+    mailbox.append(f"<{address}>", "us-ascii")
+    return mailbox

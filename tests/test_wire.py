@@ -293,12 +293,12 @@ def test_handler_that_fails_after_its_reply_changes_and_sends_nothing(app, raw, 
 @pytest.mark.parametrize(
     "command, relay, log",
     [
-        ("MAIL", "451 4.7.1 later", "WARNING mailroom.sending: set back"),
-        ("RCPT", "550 5.1.1 unknown", "ERROR mailroom.sending: refused for good"),
-        ("RCPT", "450 4.2.0 greylisted", "WARNING mailroom.sending: set back"),
-        ("DATA", "554 5.7.1 spam", "ERROR mailroom.sending: refused for good"),
-        ("DATA", "452 4.3.1 disk", "WARNING mailroom.sending: set back"),
-        ("MAIL", "530 5.7.0 login first", "WARNING mailroom.sending: outgoing mail waits"),
+        ("MAIL", "451 4.7.1 later", "WARNING mailroom.outbox: set back"),
+        ("RCPT", "550 5.1.1 unknown", "ERROR mailroom.outbox: refused for good"),
+        ("RCPT", "450 4.2.0 greylisted", "WARNING mailroom.outbox: set back"),
+        ("DATA", "554 5.7.1 spam", "ERROR mailroom.outbox: refused for good"),
+        ("DATA", "452 4.3.1 disk", "WARNING mailroom.outbox: set back"),
+        ("MAIL", "530 5.7.0 login first", "WARNING mailroom.outbox: outgoing mail waits"),
     ],
 )
 def test_refusal_of_the_relay_is_logged_and_keeps_no_mail_away(app, raw, sender, command, relay, log):

@@ -174,6 +174,6 @@ def test_failure_of_the_machine_while_a_mail_is_read_is_answered_451(reading, mo
     def fail(*arguments, **options):
         raise trouble
 
-    monkeypatch.setattr("mailroom.message.message_from_bytes", fail)
+    monkeypatch.setattr("mailroom.message.BytesParser", fail)
     with pytest.raises(trouble):  # which the receiver answers 451
         reading(b"\n")

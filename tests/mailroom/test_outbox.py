@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from salmon.routing import MemoryStorage, Router
 
-from mailroom import LMTPReceiver, SMTPReceiver, envelope, outbox, sending
+from mailroom import LMTPReceiver, SMTPReceiver, envelope, outbox
+from mailroom.outbox import Sending
 from mailroom.relay import Answer, Relay
-from mailroom.sending import Sending
 from mailroom.storage import StorageError
 from mailroom.storage.sqlalchemy import SQLAlchemyStorage
 from mailroom.storage.sqlite import SQLiteStorage
@@ -29,8 +29,8 @@ IN_DATABASES = pytest.mark.parametrize("room", ["sqlite", "postgresql"], indirec
 @pytest.fixture
 def room(request, room, tmp_path, sink, monkeypatch):
     """The `Mailroom` of these tests: an SQLite file or PostgreSQL, and a real relay; it does not wait long."""
-    monkeypatch.setattr(sending, "POLL", 0.05)
-    monkeypatch.setattr(sending, "RESTS", (0.05,))
+    monkeypatch.setattr(outbox, "POLL", 0.05)
+    monkeypatch.setattr(outbox, "RESTS", (0.05,))
     if getattr(request, "param", "sqlite") == "postgresql":
         Router.STATE_STORE = SQLAlchemyStorage(request.getfixturevalue("postgresql").new_database())
     else:
@@ -385,7 +385,7 @@ def test_receiver_that_stops_leaves_the_outbox_to_the_other_one_of_its_process(r
 
 
 def test_large_mails_wait_in_the_database_and_not_in_memory(started, sink, monkeypatch):
-    monkeypatch.setattr(sending, "MAX_OCTETS", 10_000)
+    monkeypatch.setattr(outbox, "MAX_OCTETS", 10_000)
     with sink.held():
         for number in range(5):
             message = mail(str(number))
@@ -466,7 +466,7 @@ def test_mail_to_1500_recipients_reaches_each_once_and_soon_at_a_relay_that_take
 
 
 def test_stop_while_the_relay_is_busy_leaves_only_what_it_has_not_answered(started, sink, monkeypatch):
-    monkeypatch.setattr(sending, "SETTLE_SECONDS", 60)
+    monkeypatch.setattr(outbox, "SETTLE_SECONDS", 60)
     started.send(mail("taken"), to=ALICE)
     subjects(sink, 1)
     with sink.held():

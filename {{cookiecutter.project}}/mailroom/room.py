@@ -27,8 +27,8 @@ from mailroom.envelope import describe
 from mailroom.files import make_private
 from mailroom.loops import Machines, ReplyLimit
 from mailroom.message import Message, read
+from mailroom.outbox import Sending
 from mailroom.relay import Relay
-from mailroom.sending import Sending
 from mailroom.settings import refuse
 from mailroom.signing import Tokens
 from mailroom.storage import Storage, Tables, Transaction, handler_name

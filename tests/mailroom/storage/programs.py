@@ -19,7 +19,7 @@ from salmon.routing import Router
 from salmon.server import SMTPError
 
 from mailroom import outbox, relay
-from mailroom.sending import Sending
+from mailroom.outbox import Sending
 from mailroom.storage.sqlite import SQLiteStorage
 
 KEY = "app.handlers.tickets:42"

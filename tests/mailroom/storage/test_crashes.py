@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mailroom import outbox
+from mailroom.outbox import Sending
 from mailroom.relay import Relay
-from mailroom.sending import Sending
 from tests.mailroom.storage.programs import KEY, execute, storage_at
 from tests.waiting import wait_until
 

@@ -19,7 +19,6 @@ from typing import Any
 from salmon.routing import ROUTE_FIRST_STATE, Router, StateStorage
 from salmon.server import SMTPError
 
-import mailroom.sending
 from mailroom import outbox
 from mailroom.envelope import Envelope, make_envelope
 
@@ -64,7 +63,7 @@ class Transaction:
         storage: "Storage",
         sender: str | None,
         stateless: bool,
-        sending: "mailroom.sending.Sending | None" = None,
+        sending: "outbox.Sending | None" = None,
         durable: bool = True,
         waits: bool = True,
     ) -> None:
@@ -203,7 +202,7 @@ class Storage(StateStorage):
         self,
         sender: str | None = None,
         stateless: bool = False,
-        sending: "mailroom.sending.Sending | None" = None,
+        sending: "outbox.Sending | None" = None,
         durable: bool = True,
         waits: bool = True,
     ) -> Iterator[Transaction]:

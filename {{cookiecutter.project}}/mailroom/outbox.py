@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -142,30 +142,25 @@ def claim_due(storage: Storage) -> list[Parcel]:
         return []
     parcels: list[Parcel] = []
     lost: set[str] = set()  # recipients of what another worker was faster to claim: later mails to them wait
-    with _writing(storage, durable=False) as here:
+    with _writing(storage, durable=False):
         for _, group in groupby(ready, lambda row: (row.mail, row.due)):
             free = [row for row in group if row.recipient not in lost]
             if free:
                 row, tries = free[0], {row.recipient: row.tries for row in free}
-                parcel = claim(here, Parcel(row.mail, row.sender, tries, row.octets, row.created, row.due or 0))
+                parcel = Parcel(row.mail, row.sender, tries, row.octets, row.created, row.due or 0)
+                renew(storage, parcel)
                 parcels += [parcel] if parcel.tries else []
                 lost |= tries.keys() - parcel.tries.keys()
     return parcels
 
 
 def renew(storage: Storage, parcel: Parcel, seconds: float = 0) -> None:
-    """Claim a parcel anew that has waited for long, or whose relay may take so many `seconds` more."""
-    with _writing(storage, durable=False) as here:
-        renewed = claim(here, parcel, seconds)
-    parcel.due, parcel.tries = renewed.due, renewed.tries
-
-
-def claim(here: Transaction, parcel: Parcel, seconds: float = 0) -> Parcel:
-    """Claim a parcel anew, and return what of it nobody else has claimed meanwhile."""
+    """Claim a parcel for `seconds` more than usual, and keep of it what nobody else has claimed meanwhile."""
     due = claim_end(parcel.octets) + seconds
-    here.storage.execute(here, CLAIM, *((due, parcel.mail, recipient, parcel.due) for recipient in parcel.tries))
-    mine = here.storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, due))
-    return replace(parcel, due=due, tries={recipient: parcel.tries[recipient] for (recipient,) in mine})
+    with _writing(storage, durable=False) as here:
+        storage.execute(here, CLAIM, *((due, parcel.mail, recipient, parcel.due) for recipient in parcel.tries))
+        mine = storage.fetch("SELECT recipient FROM outbox WHERE mail = ? AND due = ?", (parcel.mail, due))
+    parcel.due, parcel.tries = due, {recipient: parcel.tries[recipient] for (recipient,) in mine}
 
 
 def load(storage: Storage, parcel: Parcel) -> Envelope:

@@ -4,7 +4,6 @@ lock the sender -> handled before? then 250 -> handlers run -> commit -> 250 -> 
 """
 
 import hashlib
-import importlib.util
 import logging
 import os
 import re
@@ -67,11 +66,10 @@ class Mailroom:
         forwarders: Iterable[str] = (),
         handler_threads: int = 20,
     ) -> None:
-        if not secret_key and os.path.exists("run/secret_key"):
-            refuse("SECRET_KEY", "", "must be set, to the same on every machine: to what run/secret_key holds")
         if not secret_key:
-            rule = "must be set, to the same on every machine; for example what `openssl rand -hex 32` prints"
-            refuse("SECRET_KEY", "", rule)
+            is_kept = os.path.exists("run/secret_key")
+            example = "to what run/secret_key holds" if is_kept else "for example to what `openssl rand -hex 32` prints"
+            refuse("SECRET_KEY", "", f"must be set, to the same on every machine: {example}")
         self.relay = relay
         self.domain = domain.lower()
         self.templates = jinja2.Environment(
@@ -113,15 +111,19 @@ class Mailroom:
 
         Ends the process with one line when a module is not there, or when none of them has a route.
         """
-        for module in handlers:
-            if not _exists(module):
-                refuse("HANDLERS", handlers, f"cannot be used: there is no module {module}")
         view.LOADER = self.templates
         Router.RELOAD = False  # if True, each mail imports all handlers again
         Router.LOG_EXCEPTIONS = False  # a handler's exception reaches the receiver, which answers 451
         Router.UNDELIVERABLE_QUEUE = self
         Router.defaults(host=re.escape(self.domain))
-        Router.load(handlers)
+        try:
+            Router.load(handlers)
+        except (ModuleNotFoundError, ValueError) as error:
+            name = getattr(error, "name", "")
+            missing = [module for module in handlers if f"{module}.".startswith(f"{name}.")]
+            if not missing:  # a module that is there has raised it
+                raise
+            refuse("HANDLERS", handlers, f"cannot be used: there is no module {missing[0]}")
         if not Router.ORDER:
             refuse("HANDLERS", handlers, "cannot be used: they have no routes")
         known.refuse_routes_without_values()
@@ -264,13 +266,6 @@ def _digest(message: Message) -> bytes:
     """Return a hash of the envelope and the octets of a mail."""
     envelope = repr((message.From, message.To)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(envelope + b"\0" + message.Data, digest_size=16).digest()
-
-
-def _exists(module: str) -> bool:
-    try:
-        return not module.startswith(".") and importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):  # its package does not exist either
-        return False
 
 
 def _refuse_without_handler(message: Message, handlers: list[Callable[..., object]]) -> None:

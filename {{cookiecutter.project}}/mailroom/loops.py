@@ -96,11 +96,8 @@ class Machines:
                 self._signs.setdefault(header, []).append((re.compile(sign.pattern, re.IGNORECASE), sign))
 
     def wrote(self, message: "mailroom.message.Message") -> bool:
-        found = set()
-        for name, value in self._values(message):
-            for pattern, sign in self._signs[name]:
-                if pattern.search(value):
-                    found.add(sign)
+        values = self._values(message)
+        found = {sign for name, value in values for pattern, sign in self._signs[name] if pattern.search(value)}
         return sum(sign.weight for sign in found) >= 1
 
     def _values(self, message: "mailroom.message.Message") -> Iterator[tuple[str, str]]:

@@ -35,9 +35,8 @@ LOG = logging.getLogger(__name__)
 COMMAND_OCTETS = 2048  # RFC 5321, section 4.5.3.1.4 asks for 512, and more for extensions
 ADDRESS_OCTETS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
 CONNECTIONS = 512  # at once, or half as many as files may be open; for one more, the idlest is closed
-IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7
+IDLE_SECONDS = 300  # RFC 5321, section 4.5.3.2.7; also for a mail that waits for a thread: Postfix waits ten minutes
 IDLE_OCTETS = 1000  # of a mail that take a second do not count as idle
-QUEUE_SECONDS = 300  # for which a mail waits for a thread; Postfix waits ten minutes for the answer
 CLOSE_SECONDS = 5
 REST_SECONDS = 1
 # Mails that wait for a thread or are in one. A quarter of `CONNECTIONS` is always there for others.
@@ -50,6 +49,7 @@ END_OF_MAIL = b"\r\n.\r\n"
 # Methods of HTTP: a web page can let a browser on this machine post commands to a port.
 FORBIDDEN = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 OK = "250 2.0.0 Ok"
+TOO_BIG = "552 5.3.4 The message is too big"
 
 # RFC 5321, section 4.1.2: an optional source route, which is ignored, and what follows the path.
 PATH = re.compile(
@@ -73,8 +73,7 @@ class _Channel(lmtpd.asynchat.async_chat):
         self.active = time.monotonic()
         self._octets = bytearray()
         self._too_long = False
-        self._sender: str | None = None
-        self._recipients: list[str] = []
+        self._reset()
         # To each recipient of a mail, in their order, from the first on that is still being handled.
         self._answers: deque[Future[str] | str] = deque()
         self._held = b""  # commands that wait for those answers
@@ -185,16 +184,14 @@ class _Channel(lmtpd.asynchat.async_chat):
         data = data.replace(b"\r\n.", b"\r\n")[2:] + b"\r\n"  # RFC 5321, section 4.5.2
         is_too_big = self._too_long or len(data) > self.receiver.room.max_message_size
         for recipient in recipients:
-            if is_too_big:
-                self._answers.append("552 5.3.4 The message is too big")
-            else:
-                self._answers.append(self.receiver.answer(self, sender, recipient, data))
+            self._answers.append(TOO_BIG if is_too_big else self.receiver.answer(self, sender, recipient, data))
             self._send_known()
         if self._answers:
             self._held, self.ac_in_buffer = self.ac_in_buffer, b""
 
     def _reset(self) -> None:
-        self._sender, self._recipients = None, []
+        self._sender: str | None = None
+        self._recipients: list[str] = []
 
     def _command(self, line: str) -> None:
         verb = line.partition(" ")[0].upper()
@@ -235,7 +232,7 @@ class _Channel(lmtpd.asynchat.async_chat):
             return "503 5.5.1 RSET comes first"
         size = SIZE.search(parameters)
         if size and int(size[1]) > self.receiver.room.max_message_size:
-            return "552 5.3.4 The message is too big"
+            return TOO_BIG
         # Empty: the null sender, RFC 5321, section 4.5.5.
         if address and not (len(address) <= ADDRESS_OCTETS and MAILBOX.fullmatch(address)):
             return "553 5.1.7 That sender address cannot be used"
@@ -444,11 +441,10 @@ class _Receiver(asyncore.dispatcher):
             return
         self._next_sweep = listened + IDLE_SECONDS / 10
         for channel in self._channels():
-            if channel.is_waiting():
-                if channel.active < listened - QUEUE_SECONDS:
-                    channel.cancel()
-            elif channel.active < listened - IDLE_SECONDS:
-                channel.close_with_421("4.4.2 Nothing was heard for too long")
+            if channel.active < listened - IDLE_SECONDS:
+                channel.cancel()
+                if not channel.is_waiting():
+                    channel.close_with_421("4.4.2 Nothing was heard for too long")
 
     def _close_idlest(self) -> None:
         """Close the connection that has not finished a command or a mail for the longest time."""

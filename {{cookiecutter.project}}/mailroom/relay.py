@@ -24,7 +24,6 @@ from mailroom.text import one_line
 
 IMPLICIT_TLS = 465  # the port
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-TIMEOUT = 30  # seconds to wait for a connection, and for the answers to the commands of a mail
 LAST_ANSWER = 600  # seconds to wait for the answer to a content (RFC 5321, section 4.5.3.2.6)
 NOT_FOR_THE_MAIL = (421, 530, 534, 535, 538)  # the relay closes, or wants a login (RFC 4954, section 6)
 
@@ -61,14 +60,14 @@ class Relay(server.Relay):
     """`salmon.server.Relay` with a timeout and a kept connection; within a transaction, mail waits for its commit.
 
     `username` and `password` log in. `tls` encrypts and checks the certificate: from the first octet on at port
-    465 (RFC 8314, section 3.3), else by STARTTLS. Ends the process with one line when a password would be sent in
-    clear to another machine.
+    465 (RFC 8314, section 3.3), else by STARTTLS. A connection, and the answers to the commands of a mail, are waited
+    for `timeout` seconds. Ends the process with one line when a password would be sent in clear to another machine.
     """
 
     needs_outbox = True  # it can fail, so that mail must be able to wait
 
     def __init__(
-        self, host: str, port: int, username: str = "", password: str = "", tls: bool = False, timeout: float = TIMEOUT
+        self, host: str, port: int, username: str = "", password: str = "", tls: bool = False, timeout: float = 30
     ) -> None:
         super().__init__(host, port, username, password, starttls=tls)
         if username and not tls and host not in THIS_MACHINE:

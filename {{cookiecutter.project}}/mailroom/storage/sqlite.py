@@ -144,16 +144,15 @@ class SQLiteStorage(TableStorage):
             if byte is not None:
                 self._locks.release(byte)
 
-    def begin(self, here: Transaction) -> "Connection":
+    def begin(self, here: Transaction) -> Any:
         """Begin to write, unless that has begun; return the connection."""
         if here.connected is None:
             here.connected = self._begin(here)
         elif not here.connected.in_transaction:
             raise StorageError from sqlite3.OperationalError("SQLite has rolled this transaction back")
-        connection: Connection = here.connected
-        return connection
+        return here.connected
 
-    def connection(self, here: Transaction) -> "Connection":
+    def connection(self, here: Transaction) -> Any:
         """Return the `sqlite3.Connection` of a transaction for a handler."""
         connection = self.begin(here)
         if not here.handler:
@@ -247,7 +246,8 @@ class SQLiteStorage(TableStorage):
     def _failure(self, error: Exception) -> StorageError:
         """Return the `StorageError` for what SQLite or the operating system raised, and give up a broken connection."""
         if not isinstance(error, FilesMoved) and not _is_busy(error):
-            self._drop_connection()
+            with _statement:
+                self._close(self._connections.keys() & {threading.get_ident()})
         return StorageError()
 
     @contextmanager
@@ -324,12 +324,6 @@ class SQLiteStorage(TableStorage):
             if connection.in_transaction:  # `executescript` has committed
                 connection.commit()
         self._is_open = True
-
-    def _drop_connection(self) -> None:
-        with _statement, self._opening:
-            connection = self._connections.get(threading.get_ident())
-            if connection is not None and not connection.in_transaction:
-                self._close([threading.get_ident()])
 
     def _close(self, threads: Iterable[int]) -> None:
         """Close the connections of these threads that are not in a transaction."""

@@ -6,7 +6,7 @@ from email.policy import default
 import pytest
 
 from mailroom.message import plain_text
-from mailroom.text import one_line
+from mailroom.parts import one_line
 
 
 def read(headers, text="Hello.\n"):

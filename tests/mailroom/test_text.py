@@ -5,7 +5,7 @@ import time
 import pytest
 
 from mailroom.message import read
-from mailroom.text import decoded, decoded_header, unflowed, unquoted
+from mailroom.parts import decoded, decoded_header, unflowed, unquoted
 
 ALICE = "alice@people.example"
 

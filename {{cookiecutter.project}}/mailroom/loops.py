@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import mailroom.message
-from mailroom.text import decoded_header
+from mailroom.parts import decoded_header
 
 SENDER = ":sender"  # not a header: the envelope sender
 PARTS = ":parts"  # not a header: the types of the parts of a mail, such as `text/plain message/rfc822`

@@ -20,8 +20,8 @@ from salmon.server import SMTPError
 from mailroom import parts
 from mailroom.bounces import Bounce
 from mailroom.envelope import HEADER_END
+from mailroom.parts import decoded_header, one_line, unquoted, without_surrogates
 from mailroom.storage import Transaction
-from mailroom.text import decoded_header, one_line, unquoted, without_surrogates
 
 if TYPE_CHECKING:
     from mailroom.room import Mailroom

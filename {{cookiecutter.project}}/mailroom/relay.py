@@ -19,8 +19,8 @@ from salmon.server import SMTPError
 
 from mailroom import storage
 from mailroom.envelope import MAX_RECIPIENTS, Envelope, make_envelope, seconds_for
+from mailroom.parts import one_line
 from mailroom.settings import refuse
-from mailroom.text import one_line
 
 IMPLICIT_TLS = 465  # the port
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")

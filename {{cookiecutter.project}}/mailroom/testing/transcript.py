@@ -10,8 +10,8 @@ import click
 
 from mailroom import room
 from mailroom.message import Message
+from mailroom.parts import one_line
 from mailroom.testing import Exchange, exchange, make_mail, state_at
-from mailroom.text import one_line
 
 MAIL = re.compile(r"(\S+)\s+->\s+(\S+)")
 REPLY = re.compile(r"(?:(\S+)\s+)?<-(?:\s+(.*))?")

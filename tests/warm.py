@@ -29,7 +29,7 @@ LIBRARIES = """
     salmon.commands salmon.view environs jinja2 html_text quotequail sqlite3 shelve logging.config unittest.mock
     sqlalchemy.dialects.postgresql.psycopg psycopg dj_database_url django.core.management django.contrib.admin
     django.db.backends.sqlite3.base django.db.migrations.executor django.contrib.staticfiles.finders
-    django.template.defaulttags django.views.debug pytest hypothesis.stateful
+    django.template.defaulttags django.views.debug pytest hypothesis.stateful rstr aiosmtpd.controller
 """.split()
 ADDRESS = "WARM_PYTHON"  # the environment variable with the address of the Python that forks
 # Variables that a new Python reads, of which only PYTHONPATH does something here.

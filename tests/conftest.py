@@ -18,17 +18,7 @@ sys.path.append(str(baking.APPLICATION))
 import mailroom  # noqa: E402, F401  before one in an application is found
 
 # Files with tests that take ten seconds or more, most of which they wait.
-LONG = {
-    "benchmarks",
-    "cruft",
-    "cut_network",
-    "django",
-    "postgresql",
-    "relay",
-    "server_failures",
-    "state_machine",
-    "types",
-}
+LONG = {"benchmarks", "cruft", "cut_network", "django", "postgresql", "relay", "server_failures", "state_machine"}
 
 
 def pytest_xdist_auto_num_workers():

@@ -72,6 +72,8 @@ def talk(
         raise click.UsageError(f"--record is for mails that you type; {played[0]} does not go with it")
     if (sender or recipient) and played and not eml:
         raise click.UsageError(f"--from and --to are for --eml and for mails that you type; {played[0]} has its own")
+    stdout: Any = sys.stdout
+    stdout.reconfigure(errors="replace")  # of a terminal that cannot show all that is in a mail
     if states == "none":
         boot("config.testing")
     else:

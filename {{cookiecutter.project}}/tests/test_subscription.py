@@ -18,7 +18,7 @@ def confirm(sender=ALICE, list_name="news", now=None):
 
 
 def name(value):
-    """Return the text for a state, an address or a subject in the name of a test, which is the same at any time."""
+    """Return the part of a test's name for a state, an address or a subject; a token is left out, since it changes."""
     return re.sub("(?<=confirm-).+", "TOKEN", value) if isinstance(value, str) else value.__name__
 
 

@@ -1,11 +1,13 @@
 """The any-order machine finds a broken promise and a state without a way out, and touches nothing."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 from salmon.routing import Router, StateStorage
 
+from mailroom.testing import any_order
 from mailroom.testing.any_order import play_in_any_order
 from mailroom.testing.transcript import Transcript
 from tests.mailroom import trial_list
@@ -199,3 +201,8 @@ def test_route_for_which_no_address_can_be_made_up_is_named(play):
     failure = play(TRIAL_LIST.replace('"postmaster@(host)"', '"(?!p)postmaster@(host)"'))
 
     assert failure.startswith("No address could be made up for the route '^(?!p)postmaster@(?P<host>")
+
+
+def test_addresses_are_the_same_in_each_process():
+    """In each, a set of letters has another order."""
+    assert any_order._addresses(re.compile(r"^[^@+]{9}\W@x$"))[0] == "cxgKxE^x-'@x"

@@ -14,11 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from rstr import Rstr
@@ -34,7 +34,6 @@ from mailroom.testing.transcript import Difference, Recorder, Transcript
 TRANSCRIPTS = Path("tests/conversations")
 SENDERS = ["alice@people.example", "bob@people.example"] * 5 + [""]
 AUTOMATED = [[("Auto-Submitted", "auto-replied")], [("List-Id", "<a.example>")], [("Precedence", "bulk")]]
-MAILS = 30  # in each conversation
 SPECIAL = re.compile(r"[^!-~]|[()<>\[\]:;\\,\"]")  # what an address has only in quotes
 LOCAL = re.compile("[^@]{1,64}(@|$)")  # RFC 5321, section 4.5.3.1.1
 NOT_OWN = re.compile("(sqlite_.*|states|handled|outgoing|outbox|mail_states_.*|django_migrations)$")  # tables
@@ -48,8 +47,7 @@ def play_in_any_order(end_states: Sequence[str] = (), conversations: int = 6) ->
     `end_states` names the states in which a conversation may end. From any other state, mails that are played here or
     in `tests/conversations` must lead back to START or to an end state.
     """
-    routes = [route for route, handlers in Router.REGISTERED.values() for _ in handlers]
-    addresses = [address for route in routes for address in _addresses(route)]
+    addresses = sum((_addresses(route) * len(handlers) for route, handlers in Router.REGISTERED.values()), list[str]())
     words, moves, failure = _words(), Counter(_moves_in_transcripts()), None
     try:
         for number in range(4 * conversations):
@@ -74,7 +72,7 @@ def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
     """Play one conversation and return its moves, or raise `BrokenPromise`."""
     moves = []
     with _Conversation() as conversation:
-        for _ in range(MAILS):
+        for _ in range(30):
             sender = random.choice(SENDERS)
             replied = conversation.replied.get(sender, addresses)
             recipient = random.choice(random.choice([addresses, replied]))
@@ -84,10 +82,6 @@ def _play(random: Random, addresses: list[str], words: list[str]) -> list[Move]:
             for _ in range(random.choice([1, 1, 2])):  # a mail may come again
                 moves += conversation.take((sender, recipient, headers, text), [failure]).moves
     return moves
-
-
-def _fail(*arguments: Any) -> None:
-    raise OSError("a failure for the test")  # a new one each time: an exception keeps the frames of its tracebacks
 
 
 class BrokenPromise(Exception):
@@ -106,11 +100,13 @@ class _Conversation(ExitStack):
         self.kept: set[bytes] = set()  # the octets of mails that changed something
         self.deliveries: list[Any] = []
         self.replied: dict[str, list[str]] = {}  # the addresses in the replies to each sender
+        # A new exception each time: it keeps the frames of its tracebacks.
+        fail = Mock(side_effect=(OSError("a failure for the test") for _ in count()))
         self.failures: dict[str | None, Any] = {
-            "the storage is down": patch.object(self.states.states, "get", _fail),
-            "the handler fails in its last line": patch.object(self.states, "set", _fail),
-            "the states cannot be committed": patch.object(self.states.states, "set", _fail),
-            "the own tables cannot be committed": patch.object(self.states.database, "commit", _fail),
+            "the storage is down": patch.object(self.states.states, "get", fail),
+            "the handler fails in its last line": patch.object(self.states, "set", fail),
+            "the states cannot be committed": patch.object(self.states.states, "set", fail),
+            "the own tables cannot be committed": patch.object(self.states.database, "commit", fail),
         }
         self.returned = self.enter_context(patch.object(self.states, "set", wraps=self.states.set))
         self.enter_context(patch.object(Router, "STATE_STORE", self.states))
@@ -189,8 +185,7 @@ class _Conversation(ExitStack):
 
 def _shortest(broken: BrokenPromise) -> BrokenPromise:
     """Return a `BrokenPromise` of the same promise with as few mails as break it."""
-    promise: str = broken.args[0]
-    mails: list[Mail] = broken.args[1]
+    promise, mails, _ = broken.args
     for size in (8, 2, 1):  # many at a time first: each try plays all that is left
         for start in reversed(range(0, len(mails), size)):
             fewer = mails[:start] + mails[start + size :]
@@ -205,7 +200,7 @@ def _shortest(broken: BrokenPromise) -> BrokenPromise:
 
 
 class _Sorting(Random):
-    def choice(self, values: Iterable[Any]) -> Any:  # from sets, too, which have another order in each process
+    def choice(self, values: Any) -> Any:  # from sets, too, which have another order in each process
         return super().choice(sorted(values, key=repr))
 
 

@@ -201,10 +201,9 @@ def give_up_old(storage: Storage) -> list[Row]:
 
 def retry(storage: Storage, chosen: list[Row]) -> list[Row]:
     """Make rows due that were refused or set back for long, and return these; a worker may be sending any other."""
-    now = time.time()
     found = [row for row in chosen if row.due is None or row.due > claim_end(row.octets)]
     with _writing(storage) as here:
-        storage.execute(here, RETRY, *((now, row.mail, row.recipient) for row in found))
+        storage.execute(here, RETRY, *((time.time(), row.mail, row.recipient) for row in found))
     return found
 
 
@@ -382,7 +381,6 @@ class Sending:
             self.take(parcels)
 
     def _settle(self) -> None:
-        """Keep what the relay has answered."""
         if self._answered:
             self._next_settle = time.monotonic() + 1  # when this fails
             settle(self.room.storage, self._answered)

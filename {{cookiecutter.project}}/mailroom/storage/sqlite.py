@@ -129,7 +129,6 @@ class SQLiteStorage(TableStorage):
 
     @contextmanager
     def lock(self, here: Transaction) -> Iterator[None]:
-        """Lock the sender of a transaction among the threads and processes of this machine."""
         if not self._is_open:
             self.open()  # which creates the folder
         byte = None if here.locked is None else SENDERS + lock_number(here.locked)
@@ -145,7 +144,6 @@ class SQLiteStorage(TableStorage):
                 self._locks.release(byte)
 
     def begin(self, here: Transaction) -> Any:
-        """Begin to write, unless that has begun; return the connection."""
         if here.connected is None:
             here.connected = self._begin(here)
         elif not here.connected.in_transaction:
@@ -184,9 +182,8 @@ class SQLiteStorage(TableStorage):
 
     def is_writing(self) -> bool:
         """Return whether another thread is in a transaction of the database."""
-        mine = self._connections.get(threading.get_ident())
-        others = [connection for connection in list(self._connections.values()) if connection is not mine]
-        return any(connection.in_transaction or connection.is_busy for connection in others)
+        me, connections = threading.get_ident(), list(self._connections.items())
+        return any(it.in_transaction or it.is_busy for thread, it in connections if thread != me)
 
     def _begin(self, here: Transaction) -> "Connection":
         """Wait for those who write, begin the transaction of the database, and return the connection."""
@@ -233,8 +230,7 @@ class SQLiteStorage(TableStorage):
                     if time.monotonic() > self._next_check:
                         self._watch.check()
                         self._next_check = time.monotonic() + CHECK_INTERVAL
-                    rows: list[Any] = connection.run(sql, parameters).fetchall()
-                    return rows
+                    return connection.run(sql, parameters).fetchall()
             except (sqlite3.Error, OSError) as error:
                 deadline = deadline or time.monotonic() + self.write_timeout
                 if not _is_busy(error):
@@ -258,7 +254,6 @@ class SQLiteStorage(TableStorage):
             raise self._failure(error) from error
 
     def _connection(self) -> "Connection":
-        """Return the connection of this thread."""
         connection = self._connections.get(threading.get_ident())
         if connection is None or not self._is_open:
             with self._opening:

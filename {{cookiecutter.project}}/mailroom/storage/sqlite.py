@@ -79,7 +79,6 @@ class SQLiteStorage(TableStorage):
             self.close()
 
     def cells(self, *texts: str | None) -> tuple[Any, ...]:
-        """Return the texts themselves, or bytes where a text would not do."""
         return tuple(map(_cell, texts))
 
     def value(self, cell: Any) -> Any:

@@ -105,7 +105,7 @@ def test_update_replaces_mailroom_and_keeps_the_edits_of_the_owner(template, cre
     template.edit(application / "app" / "handlers" / "subscription.py", "A list that people join", "A list people join")
     (application / "app" / "handlers" / "new.py").write_text('"""New in the template."""\n')
     (application / "mailroom" / "room.py").rename(application / "mailroom" / "chamber.py")
-    template.edit(application / "mailroom" / "relay.py", "TIMEOUT = 30", "TIMEOUT = 31")
+    template.edit(application / "mailroom" / "relay.py", "IMPLICIT_TLS = 465", "IMPLICIT_TLS = 466")
     template.commit()
 
     folder.run(CRUFT, "update", "-y")
@@ -126,13 +126,15 @@ def test_application_of_plain_cookiecutter_is_linked_and_follows(template, tmp_p
     folder.commit()
     folder.run(CRUFT, "link", "-y", template.path)
     own_edits(folder)
-    template.edit(template.path / APPLICATION.name / "mailroom" / "relay.py", "TIMEOUT = 30", "TIMEOUT = 31")
+    template.edit(
+        template.path / APPLICATION.name / "mailroom" / "relay.py", "IMPLICIT_TLS = 465", "IMPLICIT_TLS = 466"
+    )
     template.commit()
 
     folder.run(CRUFT, "update", "-y")
 
     assert_own_edits(folder)
-    assert "TIMEOUT = 31" in (folder.path / "mailroom" / "relay.py").read_text()
+    assert "IMPLICIT_TLS = 466" in (folder.path / "mailroom" / "relay.py").read_text()
 
 
 @pytest.fixture

@@ -278,17 +278,18 @@ class Sending:
             self._users = max(self._users - 1, 0)
             if self._users:
                 return
+            thread = self._thread if self.is_running() else None
             with self._changed:
                 self._stop_at = time.monotonic() + seconds
                 self._changed.notify_all()
-            if self._thread is None or not self.is_running():
+            if thread is None:
                 return
-            self._thread.join(seconds)
+            thread.join(seconds)
             with self._changed:
-                waiting = len(self._queue) - self._thread.is_alive()  # the first one is being sent
+                waiting = len(self._queue) - thread.is_alive()  # the first one is being sent
                 left = [self._queue.pop() for _ in range(waiting)]
             try:
-                settle(self.room.storage, list(self._answered))
+                self._settle()
                 release(self.room.storage, left)
             except SMTPError as error:  # their claims end by themselves
                 LOG.warning("outgoing mail waits until its claims end: %s", error.__cause__ or error)
@@ -383,8 +384,9 @@ class Sending:
     def _settle(self) -> None:
         if self._answered:
             self._next_settle = time.monotonic() + 1  # when this fails
-            settle(self.room.storage, self._answered)
-            self._answered = []
+            answered = list(self._answered)  # at a stop, the thread may still add to them
+            settle(self.room.storage, answered)
+            del self._answered[: len(answered)]
         self._next_settle = time.monotonic() + SETTLE_SECONDS
 
     def _claim_due(self) -> list[Parcel]:

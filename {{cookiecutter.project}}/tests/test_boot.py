@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from salmon.routing import Router
@@ -41,7 +42,7 @@ def boot(folder):
     (folder / "other_handlers.py").write_text(HANDLERS)
     scheme = "sqlite:///" if "://" in settings.state_database else ""  # needs no server
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*sys.path, str(folder)]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(folder)]),
         "TEST_HANDLERS": "other_handlers",
         "TEST_STATE_DATABASE": f"{scheme}{folder}/states",
         "TEST_SECRET_KEY": "only for tests, which run in another folder",

@@ -267,6 +267,7 @@ def test_existing_django_site_gets_the_states(application, sink, tmp_path, kind)
     """The steps of the README: install, migrate, and let the mail application use the site."""
     app = application(state_storage="django")
     (app.folder / "webapp.py").unlink()
+    (app.folder / "tests" / "test_boot.py").unlink()
     site = tmp_path / "site"
     site.mkdir()
 
@@ -307,3 +308,5 @@ def test_existing_django_site_gets_the_states(application, sink, tmp_path, kind)
     shutil.copy(ADMIN_TESTS, site)
     manage("test", "test_admin")
     assert app.terminate() == 0
+    tested = app.run("python", "-m", "pytest", "-q", "tests/test_archive.py")
+    assert tested.returncode == 0, tested.stdout

@@ -98,19 +98,19 @@ PACKAGE = [
     ),
     (
         "test_pool.py::test_mails_of_a_sender_come_one_after_the_other_and_those_that_wait_hold_no_thread",
-        "receiver.py",
+        "pool.py",
         "if len(queue) == 1:",
         "if True:",
     ),
     (
         "test_pool.py::test_at_most_as_many_slow_mails_at_a_time_as_were_asked_for",
-        "receiver.py",
+        "pool.py",
         "self._slow + is_slow <= self.size",
         "True",
     ),
     (
         "test_pool.py::test_mail_that_was_cancelled_is_not_handled_and_holds_up_nothing",
-        "receiver.py",
+        "pool.py",
         "future.set_running_or_notify_cancel()",
         "True",
     ),

@@ -367,7 +367,7 @@ def test_slow_handler_that_locks_the_database_delays_writes_and_no_connections(s
 
 
 def test_mail_that_waits_too_long_or_behind_too_many_is_answered_451(slow):
-    constants = [("receiver", "IDLE_SECONDS", 2), ("receiver", "MAX_SLOW", 3)]
+    constants = [("receiver", "IDLE_SECONDS", 2), ("pool", "MAX_SLOW", 3)]
     mails = slow(HANDLER_THREADS=1, constants=constants)
     running = mails.begin(ALICE, "one")
     queued = [mails.send(BOB, "slow", f"slow {number}") for number in range(4)]

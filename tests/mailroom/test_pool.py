@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mailroom.receiver import MAX_OF_ONE_SENDER, MAX_SLOW, Pool
+from mailroom.pool import MAX_OF_ONE_SENDER, MAX_SLOW, Pool
 from tests.waiting import wait_until
 
 ALICE, BOB, CAROL = "alice@people.example", "bob@people.example", "carol@people.example"

@@ -501,3 +501,18 @@ def test_a_database_that_cannot_be_used_is_451_at_every_call():
             call()
         assert refusal.value.code == 451
         assert isinstance(refusal.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("place", ["in_postgresql", "in_mariadb"])
+def test_threads_that_use_a_storage_first_at_the_same_moment_open_it_once(place, request):
+    storage = SQLAlchemyStorage(request.getfixturevalue(place))
+    together = threading.Barrier(8)
+
+    def use(number):
+        together.wait(10)
+        return storage.get(KEY, f"{number}@b.example")
+
+    with patch.object(storage, "_prepare", wraps=storage._prepare) as prepare, ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(use, range(8))) == {"START"}
+    storage.close()
+    assert prepare.call_count == 1

@@ -6,6 +6,7 @@ them through SQLAlchemy takes longer than the server needs for a `get`.
 
 import os
 import re
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -48,14 +49,16 @@ class SQLAlchemyStorage(TableStorage):
         self.timeouts = connect_timeout, statement_timeout, lock_timeout
         self._shown = PASSWORD_IN_URL.sub("***", str(url))
         self._tables: list[Tables] = []
+        self._opening = threading.RLock()
         self._idle: dict[int, Any] = {}  # 0: a connection of the pool, which takes longer to lend one than a `get`
 
     def open(self) -> None:
         if not self._is_open:
-            with failing(Exception):  # whatever a driver makes of a URL
+            with failing(Exception), self._opening:  # whatever a driver makes of a URL
                 if self._engine is None:
                     self._connect()
-                self._prepare()
+                if not self._is_open:
+                    self._prepare()
 
     def close(self) -> None:
         if idle := self._idle.pop(0, None):
@@ -404,6 +407,7 @@ def _after_fork_in_child() -> None:
     for storage in list(_storages):
         if idle := storage._idle.pop(0, None):
             idle.detach()
+        storage._opening = threading.RLock()
         storage._engine.dispose(close=False)
 
 

@@ -510,7 +510,7 @@ def test_threads_that_use_a_storage_first_at_the_same_moment_open_it_once(place,
 
     def use(number):
         together.wait(10)
-        return storage.get(KEY, f"{number}@b.example")
+        return storage.get("first use", f"{number}@b.example")
 
     with patch.object(storage, "_prepare", wraps=storage._prepare) as prepare, ThreadPoolExecutor(8) as pool:
         assert set(pool.map(use, range(8))) == {"START"}

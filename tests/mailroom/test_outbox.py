@@ -238,7 +238,7 @@ def another_worker(room):
 
 @IN_DATABASES
 def test_two_workers_send_each_of_many_waiting_mails_once(room, sink):
-    many = 400
+    many = 1000 if isinstance(room.storage, SQLiteStorage) else 500
     with room.transaction():
         for number in range(many):
             room.send(mail(str(number)), to=f"{number % 7}@people.example")
